@@ -1,0 +1,392 @@
+/* Staged packets against a slow oracle (an array in order of arrival), then the same calls from many
+ * threads at once. */
+#include <pthread.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "check.h"
+#include "device.h"
+
+#define PEERS 40u
+#define CHUNKS (WGF_STAGED_BYTES / WGF_STAGED_CHUNK)
+
+static struct wgf_device *device;
+static struct wgf_peer *peers[PEERS];
+static struct wgf_batch *batch;
+
+static void *zeroed(size_t size)
+{
+	size = (size + 63) / 64 * 64;
+	void *memory = aligned_alloc(64, size);
+	CHECK(memory);
+	return memset(memory, 0, size);
+}
+
+static void begin(void)
+{
+	size_t ceiling = 0;
+	device = zeroed(sizeof(*device));
+	CHECK(wgf_epoch_init(&device->epoch) == 0);
+	CHECK(wgf_staged_init(&device->staged) == 0);
+	for (size_t i = 0; i < PEERS; i++) {
+		peers[i] = zeroed(sizeof(*peers[i]));
+		peers[i]->handle = i + 1;
+		wgf_staged_open(peers[i]);
+	}
+	batch = wgf_pool_create(1, &device->epoch, &ceiling);
+	CHECK(batch);
+}
+
+static void end(void)
+{
+	wgf_pool_destroy(batch, 1, &device->epoch);
+	for (size_t i = 0; i < PEERS; i++)
+		free(peers[i]);
+	wgf_staged_destroy(&device->staged);
+	wgf_epoch_destroy(&device->epoch);
+	free(device);
+}
+
+static uint64_t dropped(enum wgf_drop reason)
+{
+	return atomic_load(&device->drops[reason]);
+}
+
+static uint32_t count(size_t peer)
+{
+	return atomic_load(&peers[peer]->staged.count);
+}
+
+/* A packet that says who it is, so that mixed-up chunks show. */
+static void make_packet(uint8_t *packet, uint32_t len, uint64_t name)
+{
+	struct check_random random = {name};
+	check_random_fill(&random, packet, len);
+}
+
+static void put(size_t peer, uint32_t len, uint64_t name)
+{
+	static _Thread_local uint8_t packet[WGF_MTU_MAX];
+	make_packet(packet, len, name);
+	CHECK(wgf_staged_put(device, peers[peer], packet, len));
+}
+
+static void check_packet(const struct wgf_packet *packet, size_t peer, uint32_t len, uint64_t name)
+{
+	static _Thread_local uint8_t expected[WGF_MTU_MAX];
+	make_packet(expected, len, name);
+	CHECK(packet->peer == peers[peer] && packet->inner_len == len && !packet->keypair);
+	CHECK(packet->drop == WGF_DROP_NOT && memcmp(packet->inner, expected, len) == 0);
+}
+
+static uint32_t take(void)
+{
+	wgf_batch_reset(batch, 0);
+	uint32_t n = wgf_staged_take(device, batch);
+	CHECK(n == batch->count && n <= WGF_BATCH_PACKETS);
+	CHECK(batch->bytes <= WGF_BATCH_BYTES);
+	return n;
+}
+
+static void check_nothing_left(void)
+{
+	static const uint8_t zeros[WGF_STAGED_CHUNK];
+	CHECK(device->staged.in_use == 0 && device->staged.oldest == WGF_STAGED_NONE);
+	CHECK(device->staged.newest == WGF_STAGED_NONE && !device->staged.flush_first);
+	CHECK(atomic_load(&device->staged.flushing) == 0);
+	for (size_t i = 0; i < CHUNKS; i++)
+		CHECK(memcmp(device->staged.chunks + i * WGF_STAGED_CHUNK, zeros, sizeof(zeros)) == 0);
+}
+
+static void test_basic(void)
+{
+	begin();
+	put(0, 100, 1);
+	put(0, 2048, 2);
+	put(0, 2049, 3);
+	put(0, WGF_MTU_MAX, 4);
+	CHECK(count(0) == 4 && device->staged.in_use == 1 + 1 + 2 + 32);
+	CHECK(take() == 0); /* nobody asked for a flush */
+	wgf_staged_flush(device, peers[0]);
+	wgf_staged_flush(device, peers[0]);
+	wgf_staged_flush(device, peers[1]); /* has none */
+	CHECK(atomic_load(&device->staged.flushing) == 1);
+	CHECK(take() == 3);
+	check_packet(&batch->packets[0], 0, 100, 1);
+	check_packet(&batch->packets[1], 0, 2048, 2);
+	check_packet(&batch->packets[2], 0, 2049, 3);
+	CHECK(atomic_load(&device->staged.flushing) == 1);
+	CHECK(take() == 1); /* the large one fills a batch of its own */
+	check_packet(&batch->packets[0], 0, WGF_MTU_MAX, 4);
+	CHECK(take() == 0);
+	check_nothing_left();
+	end();
+}
+
+static void test_keepalives(void)
+{
+	begin();
+	CHECK(wgf_staged_put(device, peers[0], NULL, 0));
+	CHECK(wgf_staged_put(device, peers[0], NULL, 0));
+	CHECK(count(0) == 1);
+	put(0, 10, 1);
+	CHECK(wgf_staged_put(device, peers[0], NULL, 0)); /* something waits: it will confirm as well */
+	CHECK(count(0) == 2);
+	wgf_staged_flush(device, peers[0]);
+	CHECK(take() == 2);
+	CHECK(batch->packets[0].inner_len == 0 && batch->packets[0].peer == peers[0]);
+	check_packet(&batch->packets[1], 0, 10, 1);
+	CHECK(wgf_staged_put(device, peers[0], NULL, 0));
+	wgf_staged_purge(device, peers[0]);
+	CHECK(dropped(WGF_DROP_SEND_NO_SESSION) == 0); /* a keepalive is not missed */
+	check_nothing_left();
+	end();
+}
+
+static void test_limits(void)
+{
+	begin();
+	for (uint64_t i = 0; i < WGF_STAGED_PER_PEER + 10; i++)
+		put(0, 50, i);
+	CHECK(count(0) == WGF_STAGED_PER_PEER && dropped(WGF_DROP_SEND_STAGED_FULL) == 10);
+
+	/* 31 chunks more than there are: the oldest of all go, and those are peer 0's. */
+	for (uint64_t i = 0; i < CHUNKS / 32; i++)
+		put(1 + i % 8, WGF_MTU_MAX, 1000 + i);
+	CHECK(count(0) == 0 && dropped(WGF_DROP_SEND_STAGED_FULL) == 10 + WGF_STAGED_PER_PEER);
+	CHECK(count(1) == 8 && device->staged.in_use == CHUNKS);
+	put(9, 1, 5);
+	CHECK(count(1) == 7 && count(9) == 1);
+
+	CHECK(wgf_staged_put(device, peers[2], batch->memory, WGF_MTU_MAX + 1));
+	CHECK(dropped(WGF_DROP_SEND_TOO_LARGE) == 1 && count(2) == 8);
+
+	uint64_t staged = 0;
+	for (size_t i = 0; i < PEERS; i++)
+		staged += count(i);
+	for (size_t i = 0; i < PEERS; i++)
+		wgf_staged_close(device, peers[i]);
+	CHECK(dropped(WGF_DROP_SEND_NO_SESSION) == staged);
+	CHECK(!wgf_staged_put(device, peers[0], batch->memory, 10));
+	CHECK(!wgf_staged_put(device, peers[0], NULL, 0));
+	wgf_staged_flush(device, peers[0]);
+	check_nothing_left();
+	end();
+}
+
+/* A row of the Engine's caller that is too short for what waits. */
+static void test_short_rows(void)
+{
+	begin();
+	put(0, 200, 1);
+	put(0, 100, 2);
+	wgf_staged_flush(device, peers[0]);
+	wgf_batch_reset(batch, 0);
+	for (size_t i = 0; i < WGF_BATCH_PACKETS; i++)
+		batch->packets[i].inner_room = 150;
+	CHECK(wgf_staged_take(device, batch) == 1);
+	check_packet(&batch->packets[0], 0, 100, 2);
+	CHECK(dropped(WGF_DROP_SEND_TOO_LARGE) == 1);
+	check_nothing_left();
+	end();
+}
+
+/* Two peers with much to send take turns. */
+static void test_turns(void)
+{
+	begin();
+	for (uint64_t i = 0; i < 100; i++) {
+		put(0, 20, i);
+		put(1, 20, 1000 + i);
+	}
+	wgf_staged_flush(device, peers[0]);
+	wgf_staged_flush(device, peers[1]);
+	CHECK(take() == 64 && batch->packets[0].peer == peers[0] && batch->packets[63].peer == peers[0]);
+	CHECK(take() == 64 && batch->packets[0].peer == peers[1] && batch->packets[63].peer == peers[1]);
+	CHECK(take() == 64 && batch->packets[35].peer == peers[0] && batch->packets[36].peer == peers[1]);
+	CHECK(take() == 8 && batch->packets[7].peer == peers[1]);
+	CHECK(take() == 0);
+	check_nothing_left();
+	end();
+}
+
+/* ---- The oracle ---- */
+
+struct waiting {
+	uint32_t peer, len;
+	uint64_t name;
+};
+
+static struct waiting waiting[CHUNKS];
+static size_t waiting_count;
+static bool flushing[PEERS];
+static uint64_t expected_full, expected_lost;
+
+static uint32_t chunks_of(uint32_t len)
+{
+	return len ? (len + WGF_STAGED_CHUNK - 1) / WGF_STAGED_CHUNK : 1;
+}
+
+static size_t oldest_of(uint32_t peer)
+{
+	size_t i = 0;
+	while (i < waiting_count && peer != PEERS && waiting[i].peer != peer)
+		i++;
+	return i;
+}
+
+static struct waiting forget(size_t at)
+{
+	struct waiting gone = waiting[at];
+	memmove(&waiting[at], &waiting[at + 1], (--waiting_count - at) * sizeof(waiting[0]));
+	return gone;
+}
+
+static void oracle_put(uint32_t peer, uint32_t len, uint64_t name)
+{
+	uint32_t of_peer = 0, chunks = 0;
+	for (size_t i = 0; i < waiting_count; i++) {
+		of_peer += waiting[i].peer == peer;
+		chunks += chunks_of(waiting[i].len);
+	}
+	if (len == 0 && of_peer)
+		return;
+	if (of_peer == WGF_STAGED_PER_PEER) {
+		struct waiting gone = forget(oldest_of(peer));
+		expected_full += gone.len != 0;
+		chunks -= chunks_of(gone.len);
+	}
+	while (chunks + chunks_of(len) > CHUNKS) {
+		struct waiting gone = forget(0);
+		expected_full += gone.len != 0;
+		chunks -= chunks_of(gone.len);
+	}
+	waiting[waiting_count++] = (struct waiting){peer, len, name};
+}
+
+static void oracle_purge(uint32_t peer)
+{
+	for (size_t at; (at = oldest_of(peer)) < waiting_count;)
+		expected_lost += forget(at).len != 0;
+	flushing[peer] = false;
+}
+
+static void oracle_check_take(void)
+{
+	for (uint32_t i = 0; i < batch->count; i++) {
+		uint32_t peer = (uint32_t)batch->packets[i].peer->handle - 1;
+		CHECK(flushing[peer]);
+		size_t at = oldest_of(peer);
+		CHECK(at < waiting_count);
+		struct waiting gone = forget(at);
+		check_packet(&batch->packets[i], peer, gone.len, gone.name);
+	}
+	if (batch->count == 0)
+		memset(flushing, 0, sizeof(flushing)); /* of those whose packets made room for others */
+	for (uint32_t peer = 0; peer < PEERS; peer++)
+		CHECK(!flushing[peer] || batch->count || oldest_of(peer) == waiting_count);
+}
+
+static uint32_t random_length(struct check_random *random)
+{
+	switch (check_random_below(random, 4)) {
+	case 0:
+		return 0;
+	case 1:
+		return (uint32_t)(1 + check_random_below(random, WGF_MTU_MAX));
+	default:
+		return (uint32_t)(1 + check_random_below(random, 3000));
+	}
+}
+
+static void test_oracle(struct check_random *random)
+{
+	begin();
+	for (uint64_t step = 0; step < 6000; step++) {
+		uint32_t peer = (uint32_t)check_random_below(random, 1 + check_random_below(random, PEERS));
+		size_t action = check_random_below(random, 100);
+		if (action < 88) {
+			uint32_t len = random_length(random);
+			put(peer, len, step);
+			oracle_put(peer, len, step);
+		} else if (action < 92) {
+			wgf_staged_flush(device, peers[peer]);
+			flushing[peer] |= oldest_of(peer) < waiting_count;
+		} else if (action < 98) {
+			take();
+			oracle_check_take();
+		} else {
+			wgf_staged_purge(device, peers[peer]);
+			oracle_purge(peer);
+		}
+		CHECK(dropped(WGF_DROP_SEND_STAGED_FULL) == expected_full);
+		CHECK(dropped(WGF_DROP_SEND_NO_SESSION) == expected_lost);
+	}
+	CHECK(expected_full > 100 && expected_lost > 100);
+	for (uint32_t peer = 0; peer < PEERS; peer++) {
+		wgf_staged_flush(device, peers[peer]);
+		flushing[peer] = true;
+	}
+	while (take())
+		oracle_check_take();
+	CHECK(waiting_count == 0);
+	check_nothing_left();
+	end();
+}
+
+/* ---- Many threads: every packet is taken or counted ---- */
+
+static _Atomic uint64_t puts_done;
+static _Atomic int putting;
+
+static void *put_and_flush(void *argument)
+{
+	struct check_random random = {(uint64_t)(uintptr_t)argument};
+	for (uint64_t i = 0; i < 3000; i++) {
+		size_t peer = check_random_below(&random, PEERS);
+		put(peer, (uint32_t)(1 + check_random_below(&random, 9000)), i);
+		atomic_fetch_add(&puts_done, 1);
+		if (i % 8 == 0)
+			wgf_staged_flush(device, peers[peer]);
+		if (i % 200 == 0)
+			wgf_staged_purge(device, peers[peer]);
+	}
+	atomic_fetch_sub(&putting, 1);
+	return NULL;
+}
+
+static void test_threads(void)
+{
+	pthread_t threads[3];
+	uint64_t taken = 0;
+	begin();
+	atomic_store(&putting, 3);
+	for (size_t i = 0; i < 3; i++)
+		CHECK(pthread_create(&threads[i], NULL, put_and_flush, (void *)(i + 1)) == 0);
+	while (atomic_load(&putting))
+		if (atomic_load(&device->staged.flushing))
+			taken += take();
+	for (size_t i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	for (size_t i = 0; i < PEERS; i++)
+		wgf_staged_flush(device, peers[i]);
+	for (uint32_t n; (n = take());)
+		taken += n;
+	CHECK(taken + dropped(WGF_DROP_SEND_STAGED_FULL) + dropped(WGF_DROP_SEND_NO_SESSION) ==
+	      atomic_load(&puts_done));
+	check_nothing_left();
+	end();
+}
+
+int main(void)
+{
+	struct check_random random = check_random_begin("staged");
+	test_basic();
+	test_keepalives();
+	test_limits();
+	test_short_rows();
+	test_turns();
+	test_oracle(&random);
+	test_threads();
+	return 0;
+}

@@ -1,0 +1,300 @@
+/* The inner port: both kinds of Unix pair and, as root, a TUN device that is moved to another namespace,
+ * mistaken for nobody there, and deleted. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "../../wgfast/core/tun.h"
+#include "ports.h"
+
+/* ---- A Unix pair ---- */
+
+static void test_adopt_refuses(void)
+{
+	int pair[2], udp = socket(AF_INET, SOCK_DGRAM, 0);
+	CHECK(udp >= 0 && wgf_tun_adopt(device, udp) == -EPROTOTYPE);
+	close(udp);
+	CHECK(wgf_tun_adopt(device, udp) == -EBADF);
+	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
+	CHECK(wgf_tun_adopt(device, pair[0]) == -EPROTOTYPE);
+	CHECK(atomic_load(&device->tun) == -1);
+	close(pair[0]);
+	close(pair[1]);
+}
+
+static int read_tun(struct wgf_batch *batch)
+{
+	clear(batch);
+	return wgf_tun_read(device, batch);
+}
+
+static void test_pair_read(int other, struct wgf_batch *in)
+{
+	static uint8_t bytes[70000];
+	CHECK(read_tun(in) == 0);
+	CHECK(send(other, "one", 3, 0) == 3 && send(other, "", 0, 0) == 0);
+	CHECK(send(other, bytes, WGF_MTU_MAX + 1, 0) == WGF_MTU_MAX + 1);
+	CHECK(send(other, bytes, sizeof(bytes), 0) == sizeof(bytes));
+	CHECK(send(other, "two", 3, 0) == 3);
+	CHECK(read_tun(in) == 2 && in->bytes == 6);
+	CHECK(memcmp(in->packets[0].inner, "one", 3) == 0 && memcmp(in->packets[1].inner, "two", 3) == 0);
+	CHECK(drops(WGF_DROP_SEND_TOO_LARGE) == 2 && drops(WGF_DROP_SEND_MALFORMED) == 1);
+	CHECK(send(other, bytes, WGF_MTU_MAX, 0) == WGF_MTU_MAX);
+	CHECK(read_tun(in) == 1 && in->packets[0].inner_len == WGF_MTU_MAX && all_drops() == 0);
+}
+
+static void test_pair_limits(int other, struct wgf_batch *in)
+{
+	static uint8_t bytes[10000];
+	struct wgf_batch *narrow = make_batch(16 + 100 + 32);
+	for (int i = 0; i < 100; i++)
+		CHECK(send(other, bytes, 40, 0) == 40);
+	CHECK(read_tun(in) == WGF_BATCH_PACKETS);
+	CHECK(read_tun(in) == 100 - WGF_BATCH_PACKETS);
+	for (int i = 0; i < 10; i++)
+		CHECK(send(other, bytes, sizeof(bytes), 0) == sizeof(bytes));
+	CHECK(read_tun(in) == 7 && read_tun(in) == 3 && all_drops() == 0);
+	CHECK(send(other, bytes, 101, 0) == 101 && send(other, bytes, 100, 0) == 100);
+	CHECK(read_tun(narrow) == 1 && narrow->packets[0].inner_len == 100);
+	CHECK(drops(WGF_DROP_SEND_TOO_LARGE) == 1 && all_drops() == 0);
+	free_batch(narrow);
+}
+
+static void fill_inner(struct wgf_batch *batch, uint32_t n, uint32_t len)
+{
+	clear(batch);
+	for (uint32_t i = 0; i < n; i++) {
+		struct wgf_packet *packet = &batch->packets[batch->count++];
+		memset(packet->inner, (int)i, len);
+		packet->inner_len = len;
+		packet->drop = WGF_DROP_NOT;
+	}
+}
+
+static void test_pair_write(int other, struct wgf_batch *batch)
+{
+	uint8_t bytes[2000];
+	fill_inner(batch, 5, 50);
+	batch->packets[1].drop = WGF_DROP_RECEIVE_REPLAYED;
+	batch->packets[2].inner_len = 0; /* a keepalive */
+	wgf_tun_write(device, batch);
+	for (uint8_t i = 0; i < 5; i++)
+		if (i != 1 && i != 2)
+			CHECK(recv(other, bytes, sizeof(bytes), 0) == 50 && bytes[49] == i);
+	CHECK(recv(other, bytes, sizeof(bytes), MSG_DONTWAIT) < 0 && all_drops() == 0);
+	wgf_tun_write_one(device, (const uint8_t *)"answer", 6);
+	CHECK(recv(other, bytes, sizeof(bytes), 0) == 6);
+
+	uint64_t written = 0, lost = 0;
+	for (int round = 0; round < 100; round++) { /* until nothing more goes in */
+		fill_inner(batch, 64, 1400);
+		wgf_tun_write(device, batch);
+		for (uint32_t i = 0; i < 64; i++) {
+			lost += batch->packets[i].drop == WGF_DROP_RECEIVE_INNER_FULL;
+			written += batch->packets[i].drop == WGF_DROP_NOT;
+		}
+	}
+	CHECK(lost > 0 && written + lost == 6400 && drops(WGF_DROP_RECEIVE_INNER_FULL) == lost);
+	while (recv(other, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+		written--;
+	CHECK(written == 0 && all_drops() == 0);
+}
+
+static void test_pair(int type)
+{
+	int pair[2];
+	struct wgf_batch *batch = make_batch(65536);
+	CHECK(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair) == 0);
+	CHECK(wgf_tun_adopt(device, pair[0]) == 0 && fcntl(pair[0], F_GETFL) & O_NONBLOCK);
+	CHECK(wgf_tun_mtu(pair[0]) < 0 && wgf_tun_is_up(pair[0]) < 0);
+	test_pair_read(pair[1], batch);
+	test_pair_write(pair[1], batch);
+	if (type == SOCK_SEQPACKET) /* a datagram pair holds ten */
+		test_pair_limits(pair[1], batch);
+	CHECK(send(pair[1], "last", 4, 0) == 4);
+	close(pair[1]);
+	CHECK(read_tun(batch) == 1 && batch->packets[0].inner_len == 4);
+	CHECK(read_tun(batch) == (type == SOCK_SEQPACKET ? -ENODEV : 0));
+	fill_inner(batch, 3, 50);
+	wgf_tun_write(device, batch);
+	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 3 && all_drops() == 0);
+	wgf_tun_write_one(device, (const uint8_t *)"x", 1);
+	atomic_store(&device->tun, -1);
+	close(pair[0]);
+	free_batch(batch);
+}
+
+/* ---- A TUN device, in a namespace of our own ---- */
+
+/* One rtnetlink request about an interface, answered: 0 or -errno. */
+static int change_link(int netlink, uint16_t type, const char *name, int namespace, unsigned flags)
+{
+	struct {
+		struct nlmsghdr head;
+		struct ifinfomsg link;
+		uint8_t attributes[64];
+	} request = {
+		.head = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifinfomsg)), .nlmsg_type = type,
+			 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+		.link = {.ifi_flags = flags, .ifi_change = flags},
+	};
+	struct rtattr *attribute = (struct rtattr *)request.attributes;
+	attribute->rta_type = IFLA_IFNAME;
+	attribute->rta_len = (unsigned short)RTA_LENGTH(strlen(name) + 1);
+	strcpy(RTA_DATA(attribute), name);
+	request.head.nlmsg_len += RTA_ALIGN(attribute->rta_len);
+	if (namespace >= 0) {
+		attribute = (struct rtattr *)(request.attributes + RTA_ALIGN(attribute->rta_len));
+		attribute->rta_type = IFLA_NET_NS_FD;
+		attribute->rta_len = RTA_LENGTH(sizeof(namespace));
+		memcpy(RTA_DATA(attribute), &namespace, sizeof(namespace));
+		request.head.nlmsg_len += RTA_ALIGN(attribute->rta_len);
+	}
+	CHECK(send(netlink, &request, request.head.nlmsg_len, 0) > 0);
+	for (;;) { /* news come in between */
+		_Alignas(struct nlmsghdr) uint8_t answer[8192];
+		struct pollfd ready = {.fd = netlink, .events = POLLIN};
+		CHECK(poll(&ready, 1, 5000) == 1);
+		CHECK(recv(netlink, answer, sizeof(answer), 0) > 0);
+		struct nlmsghdr *head = (struct nlmsghdr *)answer;
+		if (head->nlmsg_type == NLMSG_ERROR)
+			return ((struct nlmsgerr *)NLMSG_DATA(head))->error;
+	}
+}
+
+static bool hears_of_link(int monitor)
+{
+	_Alignas(struct nlmsghdr) uint8_t news[8192];
+	struct pollfd ready = {.fd = monitor, .events = POLLIN};
+	return poll(&ready, 1, 5000) == 1 && recv(monitor, news, sizeof(news), 0) > 0 &&
+	       ((struct nlmsghdr *)news)->nlmsg_type == RTM_NEWLINK;
+}
+
+static int open_namespace(void)
+{
+	int fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
+	CHECK(fd >= 0);
+	return fd;
+}
+
+static void test_tun_packets(int tun, const char *name)
+{
+	struct wgf_batch *batch = make_batch(65536);
+	int s = socket(AF_INET, SOCK_DGRAM, 0), netlink = wgf_tun_monitor(tun);
+	struct ifreq request = {0};
+	struct sockaddr_in self = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000001)};
+	struct sockaddr_in far = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x0a000002), .sin_port = 9};
+	CHECK(s >= 0 && netlink >= 0);
+	fill_inner(batch, 2, 60);
+	wgf_tun_write(device, batch); /* the interface is down: EIO */
+	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 2 && read_tun(batch) == 0);
+
+	CHECK(wgf_tun_is_up(tun) == 0 && change_link(netlink, RTM_NEWLINK, name, -1, IFF_UP) == 0);
+	CHECK(wgf_tun_is_up(tun) == 1 && wgf_tun_set_mtu(tun, WGF_MTU_MAX) == 0);
+	while (read_tun(batch) > 0) /* neighbour discovery and the like */
+		;
+	strcpy(request.ifr_name, name);
+	memcpy(&request.ifr_addr, &self, sizeof(self));
+	CHECK(ioctl(s, SIOCSIFADDR, &request) == 0);
+	memcpy(&request.ifr_dstaddr, &far, sizeof(far));
+	CHECK(ioctl(s, SIOCSIFDSTADDR, &request) == 0);
+	for (int i = 0; i < 70; i++)
+		CHECK(sendto(s, request.ifr_name, 12, 0, (struct sockaddr *)&far, sizeof(far)) == 12);
+	CHECK(read_tun(batch) == WGF_BATCH_PACKETS && batch->packets[63].inner_len == 40);
+	CHECK(batch->packets[0].inner[0] == 0x45 && batch->bytes == 64 * 40);
+	while (read_tun(batch) > 0)
+		;
+	static uint8_t large[WGF_MTU_MAX - 28];
+	CHECK(sendto(s, large, sizeof(large), 0, (struct sockaddr *)&far, sizeof(far)) == sizeof(large));
+	CHECK(read_tun(batch) == 1 && batch->packets[0].inner_len == WGF_MTU_MAX);
+	/* The packet comes back in, but as nonsense: the interface takes IP and nothing else. */
+	wgf_tun_write(device, batch);
+	CHECK(all_drops() == 0);
+	fill_inner(batch, 2, 60);
+	memset(batch->packets[0].inner, 0xf0, 60);
+	wgf_tun_write(device, batch);
+	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) >= 1 && all_drops() == 0);
+	close(s);
+	close(netlink);
+	free_batch(batch);
+}
+
+/* The interface goes to `there`, while another of its name and another MTU appears here. */
+static void test_tun_moves(int tun, char *name, int there)
+{
+	int here = wgf_tun_monitor(tun);
+	CHECK(here >= 0 && wgf_tun_set_mtu(tun, 1380) == 0 && wgf_tun_mtu(tun) == 1380);
+	CHECK(change_link(here, RTM_NEWLINK, name, there, 0) == 0);
+	close(here);
+	char same[IFNAMSIZ];
+	memcpy(same, name, IFNAMSIZ);
+	int impostor = wgf_tun_open(same);
+	CHECK(impostor >= 0 && strcmp(same, name) == 0 && wgf_tun_set_mtu(impostor, 1234) == 0);
+	CHECK(wgf_tun_mtu(tun) == 1380 && wgf_tun_mtu(impostor) == 1234);
+	CHECK(wgf_tun_is_up(tun) == 0);
+
+	struct stat before, after; /* and this thread has stayed where it was */
+	int home = open_namespace();
+	CHECK(fstat(home, &before) == 0 && stat("/proc/thread-self/ns/net", &after) == 0);
+	CHECK(before.st_ino == after.st_ino);
+	close(home);
+
+	int monitor = wgf_tun_monitor(tun);
+	CHECK(monitor >= 0 && wgf_tun_set_mtu(tun, 1400) == 0 && hears_of_link(monitor));
+	CHECK(wgf_tun_mtu(tun) == 1400 && wgf_tun_mtu(impostor) == 1234);
+	struct wgf_batch *batch = make_batch(2048);
+	CHECK(read_tun(batch) == 0);
+	CHECK(change_link(monitor, RTM_DELLINK, name, -1, 0) == 0); /* deleted, there */
+	CHECK(read_tun(batch) == -ENODEV);
+	CHECK(wgf_tun_mtu(tun) == -ENODEV && wgf_tun_is_up(tun) == -ENODEV && wgf_tun_monitor(tun) == -ENODEV);
+	CHECK(wgf_tun_name(tun, same) == -ENODEV);
+	fill_inner(batch, 2, 60);
+	wgf_tun_write(device, batch);
+	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 2 && all_drops() == 0);
+	free_batch(batch);
+	close(monitor);
+	close(impostor);
+}
+
+static void test_tun(void)
+{
+	if (geteuid() != 0 || access("/dev/net/tun", R_OK | W_OK) != 0 || unshare(CLONE_NEWNET) != 0) {
+		printf("test_tun: left out: TUN, which takes root and /dev/net/tun\n");
+		return;
+	}
+	int there = open_namespace();
+	CHECK(unshare(CLONE_NEWNET) == 0);
+	char name[IFNAMSIZ] = "wgport%d", now[IFNAMSIZ], taken[IFNAMSIZ] = "wgport0";
+	int tun = wgf_tun_open(name);
+	CHECK(tun >= 0 && strcmp(name, "wgport0") == 0);
+	CHECK(wgf_tun_open(taken) == -EBUSY);
+	memset(taken, 'x', sizeof(taken)); /* no end */
+	CHECK(wgf_tun_open(taken) == -ENAMETOOLONG);
+	CHECK(wgf_tun_adopt(device, tun) == 0 && !device->tun_is_socket);
+	CHECK(wgf_tun_name(tun, now) == 0 && strcmp(now, name) == 0);
+	CHECK(wgf_tun_mtu(tun) == 1500 && wgf_tun_set_mtu(tun, 10) == -EINVAL);
+	test_tun_packets(tun, name);
+	test_tun_moves(tun, name, there);
+	atomic_store(&device->tun, -1);
+	close(tun);
+	close(there);
+}
+
+int main(void)
+{
+	make_device();
+	test_adopt_refuses();
+	test_pair(SOCK_SEQPACKET);
+	test_pair(SOCK_DGRAM);
+	test_tun();
+	free(device);
+	return 0;
+}

@@ -1,0 +1,136 @@
+/* Which handshake messages may cost us a Diffie-Hellman, decided without Python (whitepaper section
+ * 5.3): mac1 proves that the sender knows our public key; while handshakes stand in line, mac2 proves
+ * that it receives at its address, and one source gets only so many a second. Roaming is not our
+ * business here: nothing in these messages is authenticated yet, and a cookie reply never is. */
+#include "admission.h"
+
+#include <string.h>
+
+#include "bytes.h"
+#include "device.h"
+
+static size_t size_of(uint32_t type)
+{
+	switch (type) {
+	case WGF_MESSAGE_INITIATION:
+		return sizeof(struct wgf_message_initiation);
+	case WGF_MESSAGE_RESPONSE:
+		return sizeof(struct wgf_message_response);
+	default:
+		return sizeof(struct wgf_message_cookie);
+	}
+}
+
+/* Whom a response or cookie reply answers. NULL: nobody asked. */
+static struct wgf_index_entry *addressee(struct wgf_device *device, const struct wgf_packet *packet,
+					 size_t offset)
+{
+	return wgf_indextable_find(&device->indices, wgf_load_le32(packet->outer + offset));
+}
+
+static void put(struct wgf_device *device, struct wgf_packet *packet, enum wgf_event_kind kind,
+		const struct wgf_peer *peer)
+{
+	struct wgf_event event = {.kind = kind, .peer = peer ? peer->handle : 0, .endpoint = packet->endpoint};
+	if (kind != WGF_EVENT_COOKIE) {
+		event.length = packet->outer_len;
+		memcpy(event.data, packet->outer, packet->outer_len);
+	}
+	if (wgf_events_put(&device->events, &event))
+		packet->drop = WGF_DROP_CONSUMED;
+	else
+		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_QUEUE);
+}
+
+static void judge_cookie(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	struct wgf_index_entry *entry = addressee(device, packet, 4);
+	struct wgf_message_cookie reply;
+	memcpy(&reply, packet->outer, sizeof reply);
+	if (!entry)
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_INDEX);
+	else if (!wgf_cookie_consume(&entry->peer->jar, &reply, now))
+		wgf_drop_packet(device, packet, WGF_DROP_COOKIE_INVALID);
+	else
+		put(device, packet, WGF_EVENT_COOKIE, entry->peer);
+}
+
+/* That it has ended, the control plane finds out by asking. */
+static void say_load(struct wgf_device *device)
+{
+	struct wgf_event event = {.kind = WGF_EVENT_LOAD, .value = 1};
+	wgf_events_put(&device->events, &event);
+}
+
+bool wgf_admission_under_load(struct wgf_device *device, uint64_t now)
+{
+	if (atomic_load_explicit(&device->events.handshakes, memory_order_relaxed) >= WGF_UNDER_LOAD_EVENTS) {
+		if (!atomic_exchange_explicit(&device->loaded_at, now | 1, memory_order_relaxed))
+			say_load(device);
+		return true;
+	}
+	uint64_t at = atomic_load_explicit(&device->loaded_at, memory_order_relaxed);
+	if (!at)
+		return false;
+	if (now < at || now - at < WGF_UNDER_LOAD_LINGER)
+		return true;
+	atomic_store_explicit(&device->loaded_at, 0, memory_order_relaxed);
+	return false;
+}
+
+/* Under load. False: answered or dropped. */
+static bool may_pass(struct wgf_device *device, struct wgf_packet *packet,
+		     const struct wgf_identity *identity, uint64_t now)
+{
+	struct wgf_message_cookie reply;
+	if (!wgf_cookie_mac2_valid(&device->checker, &packet->endpoint, packet->outer, packet->outer_len, now)) {
+		if (wgf_cookie_reply(&device->checker, &identity->cookie_keys, &packet->endpoint, packet->outer,
+				     packet->outer_len, now, &reply))
+			wgf_device_send_message(device, NULL, &packet->endpoint, 0, (const uint8_t *)&reply,
+						sizeof reply);
+		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_COOKIE);
+		return false;
+	}
+	if (!wgf_ratelimit_allow(&device->ratelimit, &packet->endpoint, now)) {
+		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_RATE);
+		return false;
+	}
+	return true;
+}
+
+static void judge_handshake(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	struct wgf_identity *identity = atomic_load_explicit(&device->identity, memory_order_acquire);
+	if (!identity) {
+		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_NO_KEY);
+		return;
+	}
+	if (!wgf_cookie_mac1_valid(&identity->cookie_keys, packet->outer, packet->outer_len)) {
+		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_MAC1);
+		return;
+	}
+	if (wgf_admission_under_load(device, now) && !may_pass(device, packet, identity, now))
+		return;
+	if (packet->outer[0] == WGF_MESSAGE_INITIATION) {
+		put(device, packet, WGF_EVENT_INITIATION, NULL);
+		return;
+	}
+	struct wgf_index_entry *entry = addressee(device, packet, offsetof(struct wgf_message_response, receiver));
+	if (entry && !atomic_load_explicit(&entry->keypair, memory_order_acquire))
+		put(device, packet, WGF_EVENT_RESPONSE, entry->peer);
+	else
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_INDEX);
+}
+
+void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	uint32_t type = packet->outer[0];
+	if (packet->outer_len != size_of(type))
+		wgf_drop_packet(device, packet,
+				packet->outer_len < size_of(type) ? WGF_DROP_RECEIVE_SHORT
+								  : WGF_DROP_RECEIVE_OVERSIZED);
+	else if (type == WGF_MESSAGE_COOKIE)
+		judge_cookie(device, packet, now);
+	else
+		judge_handshake(device, packet, now);
+}

@@ -1,0 +1,16 @@
+/* Which handshake messages may cost us a Diffie-Hellman. */
+#ifndef WGF_ADMISSION_H
+#define WGF_ADMISSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct wgf_device;
+struct wgf_packet;
+
+/* A message of type 1, 2 or 3: to the event queue, answered with a cookie reply, or a counted drop. */
+void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *packet, uint64_t now);
+/* Under load: handshakes stand in line, or did a moment ago. */
+bool wgf_admission_under_load(struct wgf_device *device, uint64_t now);
+
+#endif

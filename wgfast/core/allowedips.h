@@ -1,0 +1,58 @@
+/* Allowed IPs: longest-prefix match from address to owner, one table per family.
+ *
+ * Owners are small dense integers (a device's peer identifiers). Lookups take no lock and may run
+ * in any number of threads, each inside a reader of the table's epoch; changes are serialised by the
+ * table's own lock and appear to readers in one step each. A prefix has one owner: inserting it again
+ * moves it, and every lookup meanwhile yields the old or the new owner. */
+#ifndef WGF_ALLOWEDIPS_H
+#define WGF_ALLOWEDIPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "epoch.h"
+#include "limits.h"
+
+#define WGF_OWNER_NONE UINT32_MAX
+#define WGF_OWNER_MAX (WGF_PEERS_MAX - 1)
+
+enum wgf_family { WGF_IPV4 = 4, WGF_IPV6 = 6 };
+
+struct wgf_prefix {
+	uint8_t family;   /* enum wgf_family */
+	uint8_t length;   /* 0 to 32 or 128 */
+	uint8_t address[16]; /* network order; IPv4 in the first four bytes; host bits are zero */
+	uint32_t owner;
+};
+
+struct wgf_allowedips;
+
+struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch); /* NULL: out of memory */
+void wgf_allowedips_destroy(struct wgf_allowedips *table);             /* no reader is left */
+
+/* Host bits are masked. 0, -EINVAL (family, length, owner out of range) or -ENOMEM, then unchanged. */
+int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family,
+			  const uint8_t *address, unsigned length, uint32_t owner);
+/* Removes the prefix if owner has it (or whoever has it, with WGF_OWNER_NONE). 0, -EINVAL, -ENOENT. */
+int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family,
+			  const uint8_t *address, unsigned length, uint32_t owner);
+/* All prefixes of one owner, in time proportional to their number. Returns how many there were. */
+size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner);
+
+/* Inside a reader of the epoch. WGF_OWNER_NONE where nothing matches. */
+uint32_t wgf_allowedips_lookup4(const struct wgf_allowedips *table, const uint8_t address[4]);
+uint32_t wgf_allowedips_lookup6(const struct wgf_allowedips *table, const uint8_t address[16]);
+/* n addresses: IPv4 as integers in host order, IPv6 as n times 16 bytes. They enter a reader of their own. */
+void wgf_allowedips_lookup4_many(struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
+				 uint32_t *owners);
+void wgf_allowedips_lookup6_many(struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
+				 uint32_t *owners);
+
+size_t wgf_allowedips_count(struct wgf_allowedips *table);
+/* Copies out up to max prefixes of one owner, or of all (WGF_OWNER_NONE), IPv4 before IPv6, each
+ * in order of address, then length; returns how many there are in all. max may be 0. */
+size_t wgf_allowedips_list(struct wgf_allowedips *table, uint32_t owner, struct wgf_prefix *out,
+			   size_t max);
+
+#endif

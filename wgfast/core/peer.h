@@ -1,0 +1,107 @@
+/* A peer: one row of secret memory, found by a dense identifier (the owner in the allowed IPs) and,
+ * by the control plane, by public key. Python names a peer by its handle, identifier and generation
+ * in one number, so that a handle outlives its peer harmlessly. */
+#ifndef WGF_PEER_H
+#define WGF_PEER_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "cookie.h"
+#include "endpoint.h"
+#include "epoch.h"
+#include "limits.h"
+#include "staged.h"
+#include "timers.h"
+
+struct wgf_device;
+struct wgf_keypair;
+struct wgf_packet;
+
+struct wgf_peer {
+	struct wgf_retired retired;
+	struct wgf_device *device;
+	uint64_t handle;                           /* generation << 32 | identifier; never 0 */
+	uint8_t public_key[WGF_KEY_SIZE];
+
+	/* Sessions. Readers load, inside their batch's reader; changes under `sessions`. */
+	pthread_mutex_t sessions;
+	_Atomic(struct wgf_keypair *) current;     /* the one we send with */
+	_Atomic(struct wgf_keypair *) previous;    /* still receives */
+	_Atomic(struct wgf_keypair *) next;        /* we answered, and wait for the first packet */
+	struct wgf_index_entry *handshake;         /* index of our running initiation; under `sessions` */
+
+	struct wgf_endpoint_cell endpoint;
+	struct wgf_timers timers;
+	struct wgf_staged_queue staged;
+
+	/* Written by whoever sends or receives, read by anybody. */
+	_Alignas(64) _Atomic uint64_t sent_bytes;  /* of UDP payload, handshakes and keepalives included */
+	_Atomic uint64_t received_bytes;
+	_Atomic uint64_t sent_packets, received_packets; /* inner packets, keepalives not included */
+	_Atomic uint64_t handshake_at;             /* last completed handshake, 0 never */
+	_Atomic uint64_t loop_reported;            /* time we last said that the endpoint is in the tunnel */
+	_Atomic uint32_t persistent_interval;      /* seconds, 0 off */
+	_Atomic bool replaced_source;              /* the system refused the sticky source; it was let go */
+
+	/* Control plane, under device->config. */
+	uint8_t psk[WGF_KEY_SIZE];
+	uint8_t shared[WGF_KEY_SIZE];              /* static-static secret */
+	bool has_shared;
+	uint8_t latest_timestamp[WGF_TIMESTAMP_SIZE]; /* greatest TAI64N of its initiations */
+	uint64_t initiation_consumed;
+	struct wgf_cookie_jar jar;
+};
+
+/* The table of a device: identifiers to rows, and a hash from public key to identifier. */
+struct wgf_peertable {
+	_Atomic(struct wgf_peer *) *rows;          /* WGF_PEERS_MAX pointers, pages touched as needed */
+	uint32_t *generations;                     /* the same; under device->config, as all below */
+	uint32_t *by_key;                          /* open addressing, identifier + 1; 0 free */
+	uint32_t by_key_size;
+	uint64_t hash_key[2];
+	pthread_mutex_t free_lock;                 /* the stack: rows are released by whoever collects */
+	uint32_t *free;                            /* identifiers given back */
+	uint32_t free_count;
+	_Atomic uint32_t high;                     /* identifiers ever used: [0, high) */
+	uint32_t count;
+};
+
+int wgf_peertable_init(struct wgf_peertable *table);
+void wgf_peertable_destroy(struct wgf_peertable *table);
+
+/* All below: control plane, device->config held. */
+
+/* -EEXIST: there is a peer of that key. -ENOSPC, -ENOMEM. */
+int wgf_peer_create(struct wgf_device *device, const uint8_t public_key[WGF_KEY_SIZE], uint64_t *handle);
+struct wgf_peer *wgf_peer_find(struct wgf_device *device, const uint8_t public_key[WGF_KEY_SIZE]);
+struct wgf_peer *wgf_peer_get(struct wgf_device *device, uint64_t handle); /* NULL: removed */
+/* Routes, sessions, staged packets, timers, then the row itself when every reader has passed. */
+void wgf_peer_remove(struct wgf_peer *peer);
+/* Live peers in order of identifier, from *cursor on; NULL at the end. */
+struct wgf_peer *wgf_peer_next(struct wgf_device *device, uint32_t *cursor);
+
+/* Any thread inside a reader: the row of an owner from the allowed IPs. */
+static inline struct wgf_peer *wgf_peer_of_owner(struct wgf_peertable *table, uint32_t owner)
+{
+	return owner < WGF_PEERS_MAX ? atomic_load_explicit(&table->rows[owner], memory_order_acquire)
+				     : NULL;
+}
+
+/* Sessions; they take peer->sessions themselves. */
+
+/* Puts a new keypair in its slot: ours becomes current, one we answered waits as next. */
+void wgf_peer_begin_session(struct wgf_peer *peer, struct wgf_keypair *keypair, uint64_t now);
+/* The first packet of `next` has arrived: it becomes current. True if that is what happened. */
+bool wgf_peer_confirm_session(struct wgf_peer *peer, struct wgf_keypair *keypair);
+/* Forgets the index of our running handshake: a response to it finds nothing. */
+void wgf_peer_drop_handshake(struct wgf_peer *peer);
+/* Retires every keypair and the running handshake's index. */
+void wgf_peer_end_sessions(struct wgf_peer *peer);
+
+/* current, if it may send now; otherwise NULL, and the caller stages and wants a handshake. */
+struct wgf_keypair *wgf_peer_sending_keypair(struct wgf_peer *peer, uint64_t now);
+
+#endif

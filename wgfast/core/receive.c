@@ -1,0 +1,236 @@
+/* UDP to TUN, top-down, the mirror image of send.c:
+ *
+ *   1 receive    serial     the sockets; the next ticket
+ *   2 classify   parallel   message type; receiver index -> keypair; handshakes go to admission.c
+ *   3 open       parallel   ChaCha20-Poly1305
+ *   4 order      in order   replay window, confirmation, endpoint, source address, ECN, timers
+ *   5 deliver    in order   the interface
+ *
+ * Nothing before 4 changes any state on behalf of a sender, and nothing reaches 4 unauthenticated. */
+#include "receive.h"
+
+#include "admission.h"
+#include "aead.h"
+#include "bytes.h"
+#include "device.h"
+#include "ip.h"
+#include "keypair.h"
+#include "tun.h"
+
+static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
+static void classify(struct wgf_device *device, struct wgf_batch *batch);
+static void open_batch(struct wgf_device *device, struct wgf_batch *batch);
+static void emit(struct wgf_device *device, struct wgf_batch *batch);
+
+enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
+{
+	struct wgf_batch *batch = wgf_ring_claim(&device->receive_ring, &device->epoch, now);
+	if (!batch)
+		return WGF_BUSY;
+	int n = read_batch(device, batch);
+	wgf_ring_pass(&device->receive_ring, batch);
+	if (n <= 0)
+		return WGF_IDLE;
+	wgf_receive_open(device, batch);
+	wgf_ring_finish(&device->receive_ring, batch, device, emit);
+	return WGF_MOVED;
+}
+
+void wgf_receive_open(struct wgf_device *device, struct wgf_batch *batch)
+{
+	classify(device, batch);
+	open_batch(device, batch);
+}
+
+/* ---- 1 ---- */
+
+static int read_batch(struct wgf_device *device, struct wgf_batch *batch)
+{
+	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_acquire);
+	return udp ? wgf_udp_receive(device, udp, batch) : 0;
+}
+
+/* ---- 2 ---- */
+
+static void classify_data(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	if (packet->outer_len < WGF_DATA_OVERHEAD) {
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SHORT);
+		return;
+	}
+	struct wgf_index_entry *entry =
+		wgf_indextable_find(&device->indices, wgf_load_le32(packet->outer + 4));
+	struct wgf_keypair *keypair =
+		entry ? atomic_load_explicit(&entry->keypair, memory_order_acquire) : NULL;
+	packet->counter = wgf_load_le64(packet->outer + 8);
+	packet->inner_len = packet->outer_len - (uint32_t)WGF_DATA_OVERHEAD;
+	if (!keypair)
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_INDEX);
+	else if (!wgf_keypair_can_receive(keypair, packet->counter, now))
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_EXPIRED);
+	else if (packet->inner_len > packet->inner_room)
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_OVERSIZED);
+	else {
+		packet->keypair = keypair;
+		packet->peer = entry->peer;
+	}
+}
+
+static void classify_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	if (packet->outer_len < 4) {
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SHORT);
+		return;
+	}
+	switch (wgf_load_le32(packet->outer)) { /* the type, and three bytes that must be zero */
+	case WGF_MESSAGE_DATA:
+		classify_data(device, packet, now);
+		break;
+	case WGF_MESSAGE_INITIATION:
+	case WGF_MESSAGE_RESPONSE:
+	case WGF_MESSAGE_COOKIE:
+		wgf_admission_judge(device, packet, now);
+		break;
+	default:
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_TYPE);
+	}
+}
+
+static void classify(struct wgf_device *device, struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->packets[i].drop == WGF_DROP_NOT)
+			classify_packet(device, &batch->packets[i], batch->now);
+}
+
+/* ---- 3 ---- */
+
+static void open_batch(struct wgf_device *device, struct wgf_batch *batch)
+{
+	struct wgf_aead_job jobs[WGF_BATCH_PACKETS];
+	struct wgf_packet *of[WGF_BATCH_PACKETS];
+	size_t n = 0;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct wgf_packet *packet = &batch->packets[i];
+		if (packet->drop != WGF_DROP_NOT)
+			continue;
+		jobs[n] = (struct wgf_aead_job){
+			.key = packet->keypair->receive_key,
+			.counter = packet->counter,
+			.src = packet->outer + sizeof(struct wgf_message_data),
+			.dst = packet->inner,
+			.len = packet->inner_len,
+		};
+		of[n++] = packet;
+	}
+	wgf_aead_open(jobs, n);
+	for (size_t i = 0; i < n; i++)
+		if (!jobs[i].ok)
+			wgf_drop_packet(device, of[i], WGF_DROP_RECEIVE_FORGED);
+}
+
+/* ---- 4 ---- */
+
+static void put_event(struct wgf_device *device, enum wgf_event_kind kind, const struct wgf_packet *packet)
+{
+	struct wgf_event event = {
+		.kind = kind, .peer = packet->peer->handle, .endpoint = packet->endpoint};
+	wgf_events_put(&device->events, &event);
+}
+
+/* The first packet of a session we answered proves that the other side has its keys. */
+static void confirm(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	if (!wgf_peer_confirm_session(packet->peer, packet->keypair))
+		return;
+	wgf_timers_handshake_completed(device, packet->peer, now);
+	if (atomic_load_explicit(&packet->peer->staged.count, memory_order_relaxed))
+		wgf_staged_flush(device, packet->peer);
+	put_event(device, WGF_EVENT_CONFIRMED, packet);
+}
+
+/* The source must route back to the peer it came from, in the table of the whole device: another
+ * peer's more specific prefix wins here as it does when sending. */
+static bool source_is_theirs(struct wgf_device *device, const struct wgf_ip *ip, const struct wgf_peer *peer)
+{
+	uint32_t owner = ip->family == 4 ? wgf_allowedips_lookup4(device->allowedips, ip->source)
+					 : wgf_allowedips_lookup6(device->allowedips, ip->source);
+	return owner == (uint32_t)peer->handle;
+}
+
+static void admit_inner(struct wgf_device *device, struct wgf_packet *packet)
+{
+	struct wgf_ip ip;
+	if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_MALFORMED);
+	} else if (!source_is_theirs(device, &ip, packet->peer)) {
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SOURCE);
+	} else {
+		wgf_ip_ecn_decapsulate(packet->inner, packet->tos);
+		packet->inner_len = ip.length; /* padding ends here */
+		atomic_fetch_add_explicit(&packet->peer->received_packets, 1, memory_order_relaxed);
+	}
+}
+
+/* One authentic packet. True: it was new. */
+static bool order_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now, bool *data)
+{
+	if (!wgf_replay_accept(&packet->keypair->replay, packet->counter)) {
+		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_REPLAYED);
+		return false;
+	}
+	confirm(device, packet, now);
+	if (wgf_endpoint_roam(&packet->peer->endpoint, &packet->endpoint))
+		put_event(device, WGF_EVENT_ROAMED, packet);
+	atomic_fetch_add_explicit(&packet->peer->received_bytes, packet->outer_len, memory_order_relaxed);
+	if (packet->inner_len) {
+		*data = true;
+		admit_inner(device, packet);
+	} else {
+		packet->drop = WGF_DROP_CONSUMED; /* a keepalive */
+	}
+	return true;
+}
+
+/* A session we began, and still receive with alone, ends soon: renew it once while there is time. */
+static void keep_fresh(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
+{
+	struct wgf_keypair *current = atomic_load_explicit(&peer->current, memory_order_acquire);
+	if (!current || !current->initiator || now < current->birth ||
+	    now - current->birth < WGF_REJECT_AFTER_TIME - WGF_KEEPALIVE_TIMEOUT - WGF_REKEY_TIMEOUT)
+		return;
+	if (!atomic_exchange_explicit(&peer->timers.lastminute, true, memory_order_relaxed))
+		wgf_timers_want_handshake(device, peer, now);
+}
+
+/* Neighbours from one peer: timers once for all of them. */
+static uint32_t order_run(struct wgf_device *device, struct wgf_batch *batch, uint32_t from)
+{
+	struct wgf_peer *peer = batch->packets[from].peer;
+	bool fresh = false, data = false;
+	uint32_t i = from;
+	for (; i < batch->count && batch->packets[i].peer == peer; i++)
+		if (batch->packets[i].drop == WGF_DROP_NOT)
+			fresh |= order_packet(device, &batch->packets[i], batch->now, &data);
+	if (fresh) {
+		keep_fresh(device, peer, batch->now);
+		wgf_timers_authenticated_received(device, peer, batch->now);
+	}
+	if (data)
+		wgf_timers_data_received(device, peer, batch->now);
+	return i - from;
+}
+
+void wgf_receive_order(struct wgf_device *device, struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count;)
+		i += batch->packets[i].keypair ? order_run(device, batch, i) : 1;
+}
+
+/* ---- 4 and 5 ---- */
+
+static void emit(struct wgf_device *device, struct wgf_batch *batch)
+{
+	wgf_receive_order(device, batch);
+	wgf_tun_write(device, batch);
+}

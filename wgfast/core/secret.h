@@ -1,0 +1,31 @@
+/* Memory for keys: rows of one size in mappings that core dumps leave out (MADV_DONTDUMP) and that
+ * read as zeros in a forked child (MADV_WIPEONFORK), so that no child can reuse a nonce or a key.
+ * A row is wiped when it is given back. Rows are aligned to 64 bytes. */
+#ifndef WGF_SECRET_H
+#define WGF_SECRET_H
+
+#include <pthread.h>
+#include <stddef.h>
+
+struct wgf_secret_row {
+	struct wgf_secret_row *next;
+};
+
+struct wgf_secret_pool {
+	pthread_mutex_t lock;
+	size_t row_size;
+	struct wgf_secret_row *free;
+	struct wgf_secret_region *regions;
+	size_t in_use;
+};
+
+/* One mapping by itself, zeroed: whole pages. NULL: out of memory. */
+void *wgf_secret_map(size_t size);
+void wgf_secret_unmap(void *memory, size_t size); /* wipes */
+
+int wgf_secret_pool_init(struct wgf_secret_pool *pool, size_t row_size);
+void wgf_secret_pool_destroy(struct wgf_secret_pool *pool); /* wipes and unmaps everything */
+void *wgf_secret_take(struct wgf_secret_pool *pool);        /* a zeroed row, NULL: out of memory */
+void wgf_secret_give(struct wgf_secret_pool *pool, void *row);
+
+#endif

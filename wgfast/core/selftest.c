@@ -1,0 +1,276 @@
+/* Is an AEAD kernel right? Asked once before it is used, and in the tests.
+ *
+ * Three questions: does it give the published answer (RFC 8439) and the digest that an independent
+ * implementation gives over 384 lengths; does it refuse every tag with one bit flipped and leave
+ * zeros; and does it agree with the portable kernel over batches of mixed lengths, alignments, places
+ * and tampering, without writing a byte beside its output. Every batch has 64 jobs, so that kernels
+ * which spread packets over lanes meet all their cases. A few milliseconds, memory from the heap:
+ * this is not the packet path. */
+#include <stdlib.h>
+
+#include "aead.h"
+#include "blake2s.h"
+#include "bytes.h"
+
+#define JOBS 64u
+#define TEXT_MAX 2100u
+#define ALIGNMENTS 64u
+#define SLOT (ALIGNMENTS + TEXT_MAX + WGF_TAG_SIZE + 60u) /* room on both sides, to see a stray write */
+#define STRAY 0xa5
+
+struct room {
+	struct wgf_aead_job jobs[JOBS];
+	uint8_t keys[JOBS][WGF_KEY_SIZE];
+	uint8_t ad[JOBS][48];
+	size_t offset[JOBS];          /* of the output in its slot */
+	bool tampered[JOBS];
+	uint8_t text[JOBS][SLOT];     /* plaintext at offset 0 */
+	uint8_t sealed[JOBS][SLOT];
+	uint8_t expected[JOBS][SLOT]; /* sealed by the portable kernel */
+	uint8_t opened[JOBS][SLOT];
+	uint64_t random;
+};
+
+/* RFC 8439 section 2.8.2 */
+static bool published_answer(const struct wgf_aead_kernel *kernel)
+{
+	static const uint8_t sealed[] = {
+		0xd3, 0x1a, 0x8d, 0x34, 0x64, 0x8e, 0x60, 0xdb, 0x7b, 0x86, 0xaf, 0xbc, 0x53, 0xef, 0x7e, 0xc2,
+		0xa4, 0xad, 0xed, 0x51, 0x29, 0x6e, 0x08, 0xfe, 0xa9, 0xe2, 0xb5, 0xa7, 0x36, 0xee, 0x62, 0xd6,
+		0x3d, 0xbe, 0xa4, 0x5e, 0x8c, 0xa9, 0x67, 0x12, 0x82, 0xfa, 0xfb, 0x69, 0xda, 0x92, 0x72, 0x8b,
+		0x1a, 0x71, 0xde, 0x0a, 0x9e, 0x06, 0x0b, 0x29, 0x05, 0xd6, 0xa5, 0xb6, 0x7e, 0xcd, 0x3b, 0x36,
+		0x92, 0xdd, 0xbd, 0x7f, 0x2d, 0x77, 0x8b, 0x8c, 0x98, 0x03, 0xae, 0xe3, 0x28, 0x09, 0x1b, 0x58,
+		0xfa, 0xb3, 0x24, 0xe4, 0xfa, 0xd6, 0x75, 0x94, 0x55, 0x85, 0x80, 0x8b, 0x48, 0x31, 0xd7, 0xbc,
+		0x3f, 0xf4, 0xde, 0xf0, 0x8e, 0x4b, 0x7a, 0x9d, 0xe5, 0x76, 0xd2, 0x65, 0x86, 0xce, 0xc6, 0x4b,
+		0x61, 0x16, 0x1a, 0xe1, 0x0b, 0x59, 0x4f, 0x09, 0xe2, 0x6a, 0x7e, 0x90, 0x2e, 0xcb, 0xd0, 0x60,
+		0x06, 0x91,
+	};
+	static const uint8_t ad[12] = {0x50, 0x51, 0x52, 0x53, 0xc0, 0xc1, 0xc2, 0xc3, 0xc4, 0xc5, 0xc6, 0xc7};
+	static const char text[] = "Ladies and Gentlemen of the class of '99: If I could offer you only one tip "
+				   "for the future, sunscreen would be it.";
+	uint8_t key[WGF_KEY_SIZE], out[sizeof(sealed)];
+
+	for (size_t i = 0; i < sizeof(key); i++)
+		key[i] = (uint8_t)(0x80 + i);
+	struct wgf_aead_job job = {.key = key, .prefix = 7, .counter = UINT64_C(0x4746454443424140), .ad = ad,
+				   .ad_len = sizeof(ad), .src = (const uint8_t *)text, .dst = out,
+				   .len = sizeof(text) - 1};
+	kernel->seal(&job, 1);
+	if (memcmp(out, sealed, sizeof(sealed)) != 0)
+		return false;
+	job.src = job.dst;
+	kernel->open(&job, 1);
+	return job.ok && memcmp(out, text, sizeof(text) - 1) == 0;
+}
+
+/* The digest was computed with python-cryptography (OpenSSL) over the same inputs. */
+static bool independent_digest(const struct wgf_aead_kernel *kernel, struct room *room)
+{
+	static const uint8_t known[WGF_HASH_SIZE] = {
+		0x3a, 0x08, 0x81, 0x43, 0xdd, 0xd2, 0xbd, 0xad, 0x65, 0x3e, 0x6b, 0x13, 0xe9, 0x38, 0xa1, 0x2b,
+		0xb0, 0xf6, 0x40, 0xb0, 0x34, 0x9b, 0x4a, 0x22, 0x2c, 0xb9, 0x72, 0x46, 0x3c, 0x2a, 0x1f, 0xe9,
+	};
+	uint8_t digest[WGF_HASH_SIZE];
+	struct wgf_blake2s state;
+
+	wgf_blake2s_init(&state, sizeof(digest), NULL, 0);
+	for (uint32_t i = 0; i < 6 * JOBS; i += JOBS) {
+		for (uint32_t k = 0; k < JOBS; k++) {
+			uint32_t n = i + k; /* 0 to 319 bytes, then in steps of 27 to 2048 */
+			struct wgf_aead_job job = {.key = room->keys[k],
+						   .prefix = n * 0x9e3779b9u,
+						   .counter = (n + 1) * UINT64_C(0x0123456789abcdef),
+						   .ad = room->ad[k],
+						   .ad_len = n % 37,
+						   .src = room->text[k],
+						   .dst = room->sealed[k],
+						   .len = n < 320 ? n : 320 + (n - 319) * 27};
+			for (uint32_t j = 0; j < WGF_KEY_SIZE; j++)
+				room->keys[k][j] = (uint8_t)(n * 7 + j * 11 + 1);
+			for (uint32_t j = 0; j < job.ad_len; j++)
+				room->ad[k][j] = (uint8_t)(j * 31 + n * 3 + 5);
+			for (uint32_t j = 0; j < job.len; j++)
+				room->text[k][j] = (uint8_t)(j * j + n * 13);
+			room->jobs[k] = job;
+		}
+		kernel->seal(room->jobs, JOBS);
+		for (uint32_t k = 0; k < JOBS; k++)
+			wgf_blake2s_update(&state, room->sealed[k], room->jobs[k].len + WGF_TAG_SIZE);
+	}
+	wgf_blake2s_final(&state, digest);
+	return memcmp(digest, known, sizeof(known)) == 0;
+}
+
+static bool all_zero(const uint8_t *p, size_t n)
+{
+	uint8_t seen = 0;
+	for (size_t i = 0; i < n; i++)
+		seen |= p[i];
+	return seen == 0;
+}
+
+/* One message, its tag wrong by one bit in every way, in place and apart. */
+static bool tags_refused(const struct wgf_aead_kernel *kernel, struct room *room)
+{
+	static const uint8_t text[77] = "refused";
+	static const uint8_t key[WGF_KEY_SIZE] = "key";
+	uint8_t sealed[sizeof(text) + WGF_TAG_SIZE];
+	struct wgf_aead_job job = {.key = key, .counter = 1, .src = text, .dst = sealed, .len = sizeof(text)};
+
+	kernel->seal(&job, 1);
+	for (size_t bit = 0; bit < 8 * WGF_TAG_SIZE; bit += JOBS) {
+		for (size_t k = 0; k < JOBS; k++) {
+			memcpy(room->sealed[k], sealed, sizeof(sealed));
+			memset(room->opened[k], STRAY, sizeof(text));
+			room->sealed[k][sizeof(text) + (bit + k) / 8] ^= (uint8_t)(1u << (bit + k) % 8);
+			room->jobs[k] = job;
+			room->jobs[k].ok = true;
+			room->jobs[k].src = room->sealed[k];
+			room->jobs[k].dst = k % 3 == 0 ? room->sealed[k] : room->opened[k];
+		}
+		kernel->open(room->jobs, JOBS);
+		for (size_t k = 0; k < JOBS; k++)
+			if (room->jobs[k].ok || !all_zero(room->jobs[k].dst, sizeof(text)))
+				return false;
+	}
+	return true;
+}
+
+/* xorshift64*: the same sequence at every start. */
+static uint64_t next_random(struct room *room)
+{
+	uint64_t x = room->random;
+	x ^= x >> 12;
+	x ^= x << 25;
+	x ^= x >> 27;
+	room->random = x;
+	return x * UINT64_C(0x2545f4914f6cdd1d);
+}
+
+static void fill_random(struct room *room, uint8_t *p, size_t n)
+{
+	for (size_t i = 0; i < n; i += 8) {
+		uint8_t bytes[8];
+		wgf_store_le64(bytes, next_random(room));
+		memcpy(p + i, bytes, n - i < 8 ? n - i : 8);
+	}
+}
+
+/* Jobs from text to sealed at random offsets: lengths from `from` upwards, or mixed when it is
+ * TEXT_MAX. */
+static void deal(struct room *room, size_t from)
+{
+	for (size_t k = 0; k < JOBS; k++) {
+		uint64_t dice = next_random(room);
+		struct wgf_aead_job *job = &room->jobs[k];
+		*job = (struct wgf_aead_job){.key = room->keys[k - (dice & 1 && k > 0)],
+					     .prefix = dice & 6 ? 0 : (uint32_t)(dice >> 16),
+					     .counter = next_random(room),
+					     .ad_len = dice >> 3 & 1 ? (dice >> 48) % 48 : 0,
+					     .src = room->text[k],
+					     .len = from < TEXT_MAX ? from + k
+								    : next_random(room) % (TEXT_MAX + 1)};
+		job->ad = job->ad_len > 0 ? room->ad[k] : NULL;
+		room->offset[k] = (dice >> 8) % ALIGNMENTS;
+		room->tampered[k] = (dice >> 4 & 3) == 0;
+		fill_random(room, room->keys[k], WGF_KEY_SIZE);
+		fill_random(room, room->ad[k], sizeof(room->ad[k]));
+		fill_random(room, room->text[k], job->len);
+	}
+}
+
+/* Plaintexts whose ciphertext is all ones: blocks that drive Poly1305's limbs to their limits. */
+static void deal_ones(struct room *room, size_t from)
+{
+	deal(room, from);
+	for (size_t k = 0; k < JOBS; k++) {
+		memset(room->text[k], 0, room->jobs[k].len);
+		room->jobs[k].dst = room->expected[k];
+	}
+	wgf_aead_portable.seal(room->jobs, JOBS);
+	for (size_t k = 0; k < JOBS; k++)
+		for (size_t i = 0; i < room->jobs[k].len; i++)
+			room->text[k][i] = (uint8_t)~room->expected[k][i];
+}
+
+/* Every third job in place. */
+static bool seals_like_portable(const struct wgf_aead_kernel *kernel, struct room *room)
+{
+	memset(room->sealed, STRAY, sizeof(room->sealed));
+	memset(room->expected, STRAY, sizeof(room->expected));
+	for (size_t k = 0; k < JOBS; k++)
+		room->jobs[k].dst = room->expected[k] + room->offset[k];
+	wgf_aead_portable.seal(room->jobs, JOBS);
+	for (size_t k = 0; k < JOBS; k++) {
+		struct wgf_aead_job *job = &room->jobs[k];
+		job->dst = room->sealed[k] + room->offset[k];
+		if (k % 3 == 0) {
+			memcpy(job->dst, room->text[k], job->len);
+			job->src = job->dst;
+		}
+	}
+	kernel->seal(room->jobs, JOBS);
+	return memcmp(room->sealed, room->expected, sizeof(room->sealed)) == 0;
+}
+
+/* Opens what was sealed, some of it tampered with anywhere; every fourth job in place. */
+static bool opens_what_is_right(const struct wgf_aead_kernel *kernel, struct room *room)
+{
+	memset(room->opened, STRAY, sizeof(room->opened));
+	for (size_t k = 0; k < JOBS; k++) {
+		struct wgf_aead_job *job = &room->jobs[k];
+		uint8_t *sealed = room->sealed[k] + room->offset[k];
+		uint64_t dice = next_random(room);
+		if (room->tampered[k])
+			sealed[(dice >> 8) % (job->len + WGF_TAG_SIZE)] ^= (uint8_t)(1u << (dice & 7));
+		job->dst = room->opened[k] + dice % ALIGNMENTS;
+		job->ok = room->tampered[k];
+		job->src = sealed;
+		if (k % 4 == 0) {
+			memcpy(job->dst, sealed, job->len + WGF_TAG_SIZE);
+			job->src = job->dst;
+		}
+	}
+	kernel->open(room->jobs, JOBS);
+	for (size_t k = 0; k < JOBS; k++) {
+		const struct wgf_aead_job *job = &room->jobs[k];
+		const uint8_t *end = job->dst + job->len, *slot_end = room->opened[k] + SLOT;
+		if (job->ok == room->tampered[k])
+			return false;
+		if (job->ok ? job->len > 0 && memcmp(job->dst, room->text[k], job->len) != 0
+			    : !all_zero(job->dst, job->len))
+			return false;
+		for (const uint8_t *p = room->opened[k]; p < job->dst; p++)
+			if (*p != STRAY)
+				return false;
+		for (const uint8_t *p = end + (k % 4 == 0 ? WGF_TAG_SIZE : 0); p < slot_end; p++)
+			if (*p != STRAY)
+				return false;
+	}
+	return true;
+}
+
+static bool agrees_with_portable(const struct wgf_aead_kernel *kernel, struct room *room)
+{
+	room->random = UINT64_C(0x9e3779b97f4a7c15);
+	for (size_t i = 0; i < 12; i++) {
+		if (i < 6)
+			deal(room, i * JOBS); /* 0 to 383 bytes, one job each */
+		else if (i < 10)
+			deal(room, TEXT_MAX);
+		else
+			deal_ones(room, i == 10 ? 0 : TEXT_MAX);
+		if (!seals_like_portable(kernel, room) || !opens_what_is_right(kernel, room))
+			return false;
+	}
+	return true;
+}
+
+bool wgf_selftest_aead(const struct wgf_aead_kernel *kernel)
+{
+	struct room *room = calloc(1, sizeof(*room));
+	bool right = room != NULL && published_answer(kernel) && independent_digest(kernel, room) &&
+		     tags_refused(kernel, room) && agrees_with_portable(kernel, room);
+	free(room);
+	return right;
+}

@@ -1,0 +1,299 @@
+/* TUN to UDP, top-down:
+ *
+ *   1 read       serial     staged packets that may go, else the interface; the next ticket
+ *   2 route      parallel   destination -> peer, endpoint, ECN
+ *   3 reserve    parallel   session and counters; what has none is staged
+ *   4 seal       parallel   header, padding, ChaCha20-Poly1305
+ *   5 emit       in order   sockets, accounts, timers
+ *
+ * A batch's reader pins peers and keypairs from 1 to 5, so a pointer found in 2 is good in 5 even when
+ * another thread emits. Stages work on the batch as a whole or on runs of neighbours with one peer. */
+#include "send.h"
+
+#include <string.h>
+
+#include "aead.h"
+#include "bytes.h"
+#include "device.h"
+#include "ip.h"
+#include "keypair.h"
+#include "tun.h"
+
+static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
+static void route(struct wgf_device *device, struct wgf_batch *batch);
+static void reserve(struct wgf_device *device, struct wgf_batch *batch);
+static void seal(struct wgf_device *device, struct wgf_batch *batch);
+static void emit(struct wgf_device *device, struct wgf_batch *batch);
+
+static enum wgf_progress send_once(struct wgf_device *device, uint64_t now)
+{
+	struct wgf_batch *batch = wgf_ring_claim(&device->send_ring, &device->epoch, now);
+	if (!batch)
+		return WGF_BUSY;
+	int n = read_batch(device, batch);
+	wgf_ring_pass(&device->send_ring, batch);
+	if (n <= 0)
+		return n < 0 ? WGF_GONE : WGF_IDLE;
+	wgf_send_seal(device, batch);
+	wgf_ring_finish(&device->send_ring, batch, device, emit);
+	return WGF_MOVED;
+}
+
+enum wgf_progress wgf_send_run(struct wgf_device *device, uint64_t now)
+{
+	enum wgf_progress progress;
+	/* A flush that was asked for while we read, by a thread that found us reading, is ours to do. */
+	do
+		progress = send_once(device, now);
+	while (progress == WGF_IDLE && atomic_load(&device->staged.flushing));
+	return progress;
+}
+
+void wgf_send_seal(struct wgf_device *device, struct wgf_batch *batch)
+{
+	route(device, batch);
+	reserve(device, batch);
+	seal(device, batch);
+}
+
+/* ---- 1 ---- */
+
+static int read_batch(struct wgf_device *device, struct wgf_batch *batch)
+{
+	if (atomic_load(&device->staged.flushing) && wgf_staged_take(device, batch))
+		return (int)batch->count;
+	return wgf_tun_read(device, batch);
+}
+
+/* ---- 2 ---- */
+
+static void answer_unreachable(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	uint8_t answer[WGF_ICMP_MAX];
+	if (atomic_load_explicit(&device->tun, memory_order_relaxed) < 0)
+		return;
+	size_t len = wgf_icmp_unreachable(answer, packet->inner, packet->inner_len);
+	if (len && wgf_icmp_allow(&device->icmp_limit, now))
+		wgf_tun_write_one(device, answer, len);
+}
+
+/* Our own datagram to this peer, come back as a packet for this peer: the host routes the endpoint
+ * into the tunnel. Sealing it again would go round for ever. */
+static bool is_loop(struct wgf_device *device, const struct wgf_packet *packet)
+{
+	uint16_t port = atomic_load_explicit(&device->listen_port, memory_order_relaxed);
+	return port && wgf_ip_is_udp_to(packet->inner, packet->inner_len, port, packet->endpoint.family,
+					packet->endpoint.address, packet->endpoint.port);
+}
+
+static void report_loop(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
+{
+	uint64_t last = atomic_load_explicit(&peer->loop_reported, memory_order_relaxed);
+	if (last && now - last < WGF_LOOP_REPORT_INTERVAL)
+		return;
+	if (!atomic_compare_exchange_strong_explicit(&peer->loop_reported, &last, now,
+						     memory_order_relaxed, memory_order_relaxed))
+		return;
+	struct wgf_event event = {.kind = WGF_EVENT_LOOP, .peer = peer->handle};
+	wgf_endpoint_load(&peer->endpoint, &event.endpoint);
+	wgf_events_put(&device->events, &event);
+}
+
+static struct wgf_peer *peer_of(struct wgf_device *device, const struct wgf_ip *ip)
+{
+	uint32_t owner = ip->family == 4 ? wgf_allowedips_lookup4(device->allowedips, ip->destination)
+					 : wgf_allowedips_lookup6(device->allowedips, ip->destination);
+	return wgf_peer_of_owner(&device->peers, owner);
+}
+
+static void route_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+{
+	struct wgf_ip ip;
+	if (packet->inner_len) {
+		if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
+			wgf_drop_packet(device, packet, WGF_DROP_SEND_MALFORMED);
+			return;
+		}
+		packet->tos = wgf_ip_ecn_encapsulate(packet->inner);
+		if (!packet->peer)
+			packet->peer = peer_of(device, &ip);
+	}
+	if (!packet->peer) {
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_PEER);
+		answer_unreachable(device, packet, now);
+		return;
+	}
+	wgf_endpoint_load(&packet->peer->endpoint, &packet->endpoint);
+	if (!packet->endpoint.family) {
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_ENDPOINT);
+		answer_unreachable(device, packet, now);
+	} else if (packet->inner_len && is_loop(device, packet)) {
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_LOOP);
+		report_loop(device, packet->peer, now);
+	}
+}
+
+static void route(struct wgf_device *device, struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->packets[i].drop == WGF_DROP_NOT)
+			route_packet(device, &batch->packets[i], batch->now);
+}
+
+/* ---- 3 ---- */
+
+static void stage(struct wgf_device *device, struct wgf_packet *packet)
+{
+	packet->drop = WGF_DROP_STAGED;
+	if (!wgf_staged_put(device, packet->peer, packet->inner, packet->inner_len))
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_PEER);
+}
+
+/* No session: wait for one. If one came between our look and the staging, nobody else will ask for
+ * the flush. */
+static void stage_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now)
+{
+	struct wgf_peer *peer = packets[0].peer;
+	for (uint32_t i = 0; i < n; i++)
+		stage(device, &packets[i]);
+	if (wgf_peer_sending_keypair(peer, now))
+		wgf_staged_flush(device, peer);
+	else
+		wgf_timers_want_handshake(device, peer, now);
+}
+
+static void reserve_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now)
+{
+	struct wgf_keypair *keypair = wgf_peer_sending_keypair(packets[0].peer, now);
+	uint64_t first = 0;
+	uint32_t got = keypair ? (uint32_t)wgf_keypair_reserve(keypair, n, &first) : 0;
+	for (uint32_t i = 0; i < got; i++) {
+		packets[i].keypair = keypair;
+		packets[i].counter = first + i;
+	}
+	if (got < n)
+		stage_run(device, packets + got, n - got, now);
+}
+
+/* Neighbours from `from` on that go to one peer; none is dropped. */
+static uint32_t run_length(const struct wgf_batch *batch, uint32_t from)
+{
+	uint32_t n = 0;
+	while (from + n < batch->count && batch->packets[from + n].drop == WGF_DROP_NOT &&
+	       batch->packets[from + n].peer == batch->packets[from].peer)
+		n++;
+	return n;
+}
+
+static void reserve(struct wgf_device *device, struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count;) {
+		uint32_t n = run_length(batch, i);
+		if (n)
+			reserve_run(device, &batch->packets[i], n, batch->now);
+		i += n ? n : 1;
+	}
+}
+
+/* ---- 4 ---- */
+
+/* To the next 16 bytes, but never past the MTU (whitepaper 5.4.6; past it as Linux counts), nor past
+ * what a datagram or the output holds. */
+static uint32_t padding(uint32_t len, uint32_t mtu, uint32_t room)
+{
+	uint32_t last = mtu && len > mtu ? len % mtu : len;
+	uint32_t padded = (last + WGF_PADDING - 1) / WGF_PADDING * WGF_PADDING;
+	if (mtu && padded > mtu)
+		padded = mtu;
+	uint32_t wanted = padded - last;
+	return wanted < room ? wanted : room;
+}
+
+/* False: dropped, too large. */
+static bool prepare(struct wgf_packet *packet, uint32_t mtu, struct wgf_aead_job *job)
+{
+	uint32_t most = packet->outer_room < WGF_MESSAGE_MAX ? packet->outer_room : WGF_MESSAGE_MAX;
+	uint32_t len = packet->inner_len;
+	if (len + WGF_DATA_OVERHEAD > most)
+		return false;
+	uint32_t pad = padding(len, mtu, most - (uint32_t)WGF_DATA_OVERHEAD - len);
+	uint8_t *header = packet->outer, *payload = packet->outer + sizeof(struct wgf_message_data);
+	if (payload != packet->inner && len)
+		memcpy(payload, packet->inner, len);
+	memset(payload + len, 0, pad);
+	wgf_store_le32(header, WGF_MESSAGE_DATA);
+	wgf_store_le32(header + 4, packet->keypair->remote_index);
+	wgf_store_le64(header + 8, packet->counter);
+	packet->outer_len = len + pad + (uint32_t)WGF_DATA_OVERHEAD;
+	*job = (struct wgf_aead_job){.key = packet->keypair->send_key, .counter = packet->counter,
+				     .src = payload, .dst = payload, .len = len + pad};
+	return true;
+}
+
+static void seal(struct wgf_device *device, struct wgf_batch *batch)
+{
+	struct wgf_aead_job jobs[WGF_BATCH_PACKETS];
+	uint32_t mtu = atomic_load_explicit(&device->mtu, memory_order_relaxed);
+	size_t n = 0;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct wgf_packet *packet = &batch->packets[i];
+		if (packet->drop != WGF_DROP_NOT)
+			continue;
+		if (prepare(packet, mtu, &jobs[n]))
+			n++;
+		else
+			wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);
+	}
+	wgf_aead_seal(jobs, n);
+}
+
+/* ---- 5 ---- */
+
+static void emit(struct wgf_device *device, struct wgf_batch *batch)
+{
+	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_acquire);
+	if (udp)
+		wgf_udp_send(device, udp, batch);
+	else
+		for (uint32_t i = 0; i < batch->count; i++)
+			if (batch->packets[i].drop == WGF_DROP_NOT)
+				wgf_drop_packet(device, &batch->packets[i], WGF_DROP_SEND_DOWN);
+	wgf_send_account(device, batch);
+}
+
+/* A session that grows old, or has carried much, is renewed while it is used. */
+static void keep_fresh(struct wgf_device *device, struct wgf_peer *peer, const struct wgf_keypair *keypair,
+		       uint64_t last_counter, uint64_t now)
+{
+	bool old = keypair->initiator && now > keypair->birth && now - keypair->birth >= WGF_REKEY_AFTER_TIME;
+	if (old || last_counter >= WGF_REKEY_AFTER_MESSAGES)
+		wgf_timers_want_handshake(device, peer, now);
+}
+
+/* Neighbours sealed under one keypair, whether or not the system took them. */
+static uint32_t account_run(struct wgf_device *device, struct wgf_batch *batch, uint32_t from)
+{
+	struct wgf_keypair *keypair = batch->packets[from].keypair;
+	struct wgf_peer *peer = batch->packets[from].peer;
+	uint64_t bytes = 0, data = 0;
+	uint32_t i = from;
+	for (; i < batch->count && batch->packets[i].keypair == keypair; i++) {
+		if (batch->packets[i].drop != WGF_DROP_NOT)
+			continue;
+		bytes += batch->packets[i].outer_len;
+		data += batch->packets[i].inner_len != 0;
+	}
+	atomic_fetch_add_explicit(&peer->sent_bytes, bytes, memory_order_relaxed);
+	atomic_fetch_add_explicit(&peer->sent_packets, data, memory_order_relaxed);
+	wgf_timers_authenticated_sent(device, peer, batch->now);
+	if (data)
+		wgf_timers_data_sent(device, peer, batch->now);
+	keep_fresh(device, peer, keypair, batch->packets[i - 1].counter, batch->now);
+	return i - from;
+}
+
+void wgf_send_account(struct wgf_device *device, struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count;)
+		i += batch->packets[i].keypair ? account_run(device, batch, i) : 1;
+}

@@ -1,0 +1,314 @@
+/* Handshakes as noise.py needs them of the device: secrets that stay in C, receiver indices, and the
+ * moment at which a finished handshake becomes a session. */
+#include <errno.h>
+#include <string.h>
+
+#include "bytes.h"
+#include "handle.h"
+#include "handshake.h"
+#include "keypair.h"
+#include "timers.h"
+
+int wgf_peer_mix_static(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	if (peer->has_shared)
+		wgf_handshake_mix_secret(hs, peer->shared);
+	else
+		error = -ENOKEY;
+	pthread_mutex_unlock(&device->config);
+	return error;
+}
+
+int wgf_peer_learn_static(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	memcpy(peer->shared, hs->shared, WGF_KEY_SIZE);
+	peer->has_shared = true;
+	wgf_handshake_mix_shared(hs);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int wgf_peer_mix_psk(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_handshake_mix_psk(hs, peer->psk);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int wgf_peer_accept_timestamp(struct wgf_device *device, uint64_t handle, const uint8_t stamp[WGF_TIMESTAMP_SIZE], uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	/* Big-endian seconds, then nanoseconds: the order of the bytes is the order of the times. */
+	if (memcmp(stamp, peer->latest_timestamp, WGF_TIMESTAMP_SIZE) <= 0) {
+		error = -EALREADY;
+	} else if (peer->initiation_consumed && now - peer->initiation_consumed < WGF_INITIATION_INTERVAL) {
+		error = -EBUSY;
+	} else {
+		memcpy(peer->latest_timestamp, stamp, WGF_TIMESTAMP_SIZE);
+		peer->initiation_consumed = now;
+	}
+	pthread_mutex_unlock(&device->config);
+	return error;
+}
+
+/* Exchanges the index of our running handshake (NULL: none from now on). */
+static void set_handshake(struct wgf_peer *peer, struct wgf_index_entry *entry)
+{
+	pthread_mutex_lock(&peer->sessions);
+	struct wgf_index_entry *old = peer->handshake;
+	peer->handshake = entry;
+	pthread_mutex_unlock(&peer->sessions);
+	if (old)
+		wgf_indextable_remove(&peer->device->indices, old);
+}
+
+void wgf_peer_drop_handshake(struct wgf_peer *peer)
+{
+	set_handshake(peer, NULL);
+}
+
+int wgf_peer_begin_handshake(struct wgf_device *device, uint64_t handle, uint32_t *local_index)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	struct wgf_index_entry *entry = wgf_indextable_insert(&device->indices, peer);
+	if (entry) {
+		*local_index = entry->index;
+		set_handshake(peer, entry);
+	}
+	wgf_handle_unlock(device);
+	return entry ? 0 : -ENOMEM;
+}
+
+int wgf_peer_end_handshake(struct wgf_device *device, uint64_t handle)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_peer_drop_handshake(peer);
+	wgf_handle_unlock(device);
+	return 0;
+}
+
+int wgf_peer_send_handshake(struct wgf_device *device, uint64_t handle, uint8_t *message, size_t len, uint64_t now)
+{
+	struct wgf_peer *peer;
+	struct wgf_endpoint to;
+	if (len != sizeof(struct wgf_message_initiation) && len != sizeof(struct wgf_message_response))
+		return -EINVAL;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_cookie_add_macs(&peer->jar, message, len, now);
+	if (message[0] == WGF_MESSAGE_INITIATION)
+		wgf_timers_initiation_sent(device, peer, now);
+	wgf_timers_authenticated_sent(device, peer, now);
+	wgf_endpoint_load(&peer->endpoint, &to);
+	error = to.family ? wgf_device_send_message(device, peer, &to, WGF_HANDSHAKE_DSCP, message, len)
+			  : -EDESTADDRREQ;
+	pthread_mutex_unlock(&device->config);
+	return error;
+}
+
+/* Makes the session and publishes it; what waited may go once it can send. */
+static int begin_session(struct wgf_peer *peer, struct wgf_handshake *hs, struct wgf_index_entry *entry,
+			 uint32_t remote_index, bool initiator, uint64_t now)
+{
+	struct wgf_keypair *keypair =
+		wgf_keypair_create(peer->device, hs, entry, remote_index, initiator, now);
+	if (!keypair) {
+		wgf_indextable_remove(&peer->device->indices, entry);
+		return -ENOMEM;
+	}
+	wgf_peer_begin_session(peer, keypair, now);
+	return 0;
+}
+
+int wgf_peer_begin_session_initiator(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs, uint32_t local_index, uint32_t remote_index, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	pthread_mutex_lock(&peer->sessions);
+	struct wgf_index_entry *entry = peer->handshake;
+	bool ours = entry && entry->index == local_index;
+	if (ours)
+		peer->handshake = NULL;
+	pthread_mutex_unlock(&peer->sessions);
+	error = ours ? begin_session(peer, hs, entry, remote_index, true, now) : -ESTALE;
+	if (!error) {
+		wgf_timers_handshake_completed(device, peer, now);
+		wgf_staged_put(device, peer, NULL, 0); /* confirms the keys, if nothing else waits */
+		wgf_staged_flush(device, peer);
+	}
+	wgf_handle_unlock(device);
+	if (!error)
+		wgf_device_flush(device, now);
+	return error;
+}
+
+int wgf_peer_begin_answer(struct wgf_device *device, uint64_t handle, uint32_t *local_index)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	struct wgf_index_entry *entry = wgf_indextable_insert(&device->indices, peer);
+	if (entry)
+		*local_index = entry->index;
+	pthread_mutex_unlock(&device->config);
+	return entry ? 0 : -ENOMEM;
+}
+
+/* An entry taken by begin_answer: of this peer, and neither a session nor a running initiation. Under
+ * device->config, so that it stays. */
+static struct wgf_index_entry *find_answer(struct wgf_peer *peer, uint32_t local_index)
+{
+	struct wgf_device *device = peer->device;
+	struct wgf_reader reader = {0};
+	wgf_epoch_join(&device->epoch, &reader);
+	wgf_epoch_enter(&device->epoch, &reader);
+	struct wgf_index_entry *entry = wgf_indextable_find(&device->indices, local_index);
+	if (entry && (entry->peer != peer || entry == peer->handshake ||
+		      atomic_load_explicit(&entry->keypair, memory_order_acquire)))
+		entry = NULL;
+	wgf_epoch_exit(&reader);
+	wgf_epoch_leave(&device->epoch, &reader);
+	return entry;
+}
+
+int wgf_peer_end_answer(struct wgf_device *device, uint64_t handle, uint32_t local_index)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	struct wgf_index_entry *entry = find_answer(peer, local_index);
+	if (entry)
+		wgf_indextable_remove(&device->indices, entry);
+	wgf_handle_unlock(device);
+	return entry ? 0 : -ESTALE;
+}
+
+int wgf_peer_begin_session_responder(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs, uint32_t local_index, uint32_t remote_index, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	struct wgf_index_entry *entry = find_answer(peer, local_index);
+	error = entry ? begin_session(peer, hs, entry, remote_index, false, now) : -ESTALE;
+	wgf_handle_unlock(device);
+	return error;
+}
+
+int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_endpoint *from, size_t message_len, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_endpoint_roam(&peer->endpoint, from);
+	atomic_fetch_add_explicit(&peer->received_bytes, message_len, memory_order_relaxed);
+	wgf_timers_authenticated_received(device, peer, now);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int64_t wgf_device_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max, uint64_t *next)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	size_t n = wgf_timers_scan(device, now, owed, max, next);
+	wgf_epoch_collect(&device->epoch);
+	return (int64_t)n;
+}
+
+int wgf_peer_send_keepalive(struct wgf_device *device, uint64_t handle, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_staged_put(device, peer, NULL, 0);
+	wgf_staged_flush(device, peer);
+	pthread_mutex_unlock(&device->config);
+	wgf_device_flush(device, now);
+	return 0;
+}
+
+int wgf_peer_initiation_sent(struct wgf_device *device, uint64_t handle, uint64_t *at)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	*at = atomic_load_explicit(&peer->timers.initiation_sent, memory_order_relaxed);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int wgf_peer_want_handshake_done(struct wgf_device *device, uint64_t handle)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	atomic_store(&peer->timers.handshake_wanted, WGF_WANTED_NOT);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int wgf_peer_arm_retransmit(struct wgf_device *device, uint64_t handle, uint64_t at)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_timers_arm_retransmit(device, peer, at);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+int wgf_peer_give_up(struct wgf_device *device, uint64_t handle, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_peer_drop_handshake(peer);
+	wgf_timers_give_up(device, peer, now);
+	wgf_staged_purge(device, peer);
+	wgf_handle_unlock(device);
+	return 0;
+}
+
+int wgf_peer_zero_keys(struct wgf_device *device, uint64_t handle)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_peer_end_sessions(peer);
+	wgf_handle_unlock(device);
+	return 0;
+}
