@@ -1,0 +1,384 @@
+"""The control plane of one device: takes the core's news and debts, does what they ask for.
+
+`Control` binds the core, the handshake (noise.py) and the policy (timers.py). It owns no thread, socket or
+clock: whoever drives it (Device, Engine, the daemon) calls `process` when the core's event descriptor is
+readable or the deadline it returned has come. One thread at a time.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, ParamSpec, get_args
+
+from . import _core, noise, timers
+from .errors import ConfigError, ForkedError, PeerRemovedError
+from .keys import PublicKey
+from .timers import Duty
+
+log = logging.getLogger("wgfast")
+
+EventName = Literal["handshake", "roamed", "load", "cookie", "loop", "error", "tun_gone"]
+EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
+# Passes over news and debts in one call of process(), so that a flood cannot keep its caller in there.
+ROUNDS = 8
+LOOP_LOG_INTERVAL = 10_000_000_000
+_DOWN = _core.DROP_NAMES.index("send_down")
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened; what a handler registered with `on` is given.
+
+    `name` is one of
+        handshake   a session came about with `peer` (`value` 1: we began it, 0: it did)
+        roamed      `peer` is reached at `endpoint` from now on
+        load        under load from now on (`value` 1) or no longer (0)
+        cookie      `peer` is under load and gave us a cookie
+        loop        the endpoint of `peer` routes into its own tunnel
+        error       a socket stopped working; `value` is the errno
+        tun_gone    the inner interface was deleted
+    """
+
+    name: EventName
+    at: int  # ns of the device's clock
+    peer: PublicKey | None = None
+    endpoint: _core.Endpoint | None = None
+    value: int = 0
+
+
+Handler = Callable[[News], object]
+P = ParamSpec("P")
+
+
+@dataclass(slots=True)
+class Pending:
+    """A handshake we began and that was not answered yet."""
+
+    initiation: noise.Initiation
+    attempts: int  # retries made so far
+
+
+class Control:
+    """See the module. `name` stands in log lines."""
+
+    def __init__(self, core: _core.Core, name: str = "wgfast") -> None:
+        self.core = core
+        self.name = name
+        self.pending: dict[int, Pending] = {}  # by handle
+        self.enabled = True  # False while the device is down: debts fall due and are not paid
+        self.under_load = False
+        self.handler_errors = 0
+        self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
+        self._enabled_at = 0
+        self._answered: dict[int, int] = {}  # by handle: when we sent a response that is not confirmed yet
+        self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENT_NAMES}
+        self._stamper = noise.Tai64n()
+        self._cookie = timers.CookieSecret()
+        self._loop_log = timers.Seldom(LOOP_LOG_INTERVAL)
+        self._takers: dict[int, Callable[[_core.Event, int, int], None]] = {
+            _core.EVENT_INITIATION: self._take_initiation,
+            _core.EVENT_RESPONSE: self._take_response,
+            _core.EVENT_CONFIRMED: self._take_confirmed,
+            _core.EVENT_ROAMED: self._take_roamed,
+            _core.EVENT_COOKIE: self._take_cookie,
+            _core.EVENT_LOOP: self._take_loop,
+            _core.EVENT_LOAD: self._take_load,
+            _core.EVENT_TUN_GONE: self._take_tun_gone,
+            _core.EVENT_ERROR: self._take_error,
+        }
+
+    # ---- for the driver ----
+
+    def process(self, now: int, wall: int) -> int | None:
+        """Does what there is to do at `now` (ns of the core's clock; `wall`: ns since 1970, for time stamps).
+
+        Returns when to call again at the latest (`now`: at once), None: not before there is news.
+        """
+        if self._cookie.due(now):
+            self.core.rotate_cookie(os.urandom(32), now)
+            self._cookie.rotated(now)
+        deadline: int | None = now
+        for _ in range(ROUNDS):
+            # Before looking, so that what comes while we look makes the descriptor readable again.
+            self.core.quiet()
+            news = self.core.take_events()
+            # First whether there is load: it decides what the others may cost.
+            news.sort(key=lambda event: event.kind != _core.EVENT_LOAD)
+            for event in news:
+                self._guard(self._take, event, now, wall)
+            debts, following = self.core.scan(now)
+            for peer, owed in debts:
+                self._guard(self._pay, peer, owed, now, wall)
+            if not news and not debts:
+                deadline = following
+                break
+        return self._watch_load(now, deadline)
+
+    def on(self, event: EventName, handler: Handler) -> None:
+        """Calls `handler(News)` whenever `event` happens, on the thread that runs the control plane. What it
+        raises is logged and counted (`handler_errors`), nothing else. ConfigError when there is no such
+        event."""
+        if event not in self._handlers:
+            raise ConfigError(f"event: {event!r}: expected one of {', '.join(EVENT_NAMES)}")
+        self._handlers[event].append(handler)
+
+    def off(self, event: EventName, handler: Handler) -> None:
+        """Undoes `on`; a handler that is not registered is no error."""
+        if handler in self._handlers.get(event, ()):
+            self._handlers[event].remove(handler)
+
+    def enable(self, now: int, wall: int) -> None:
+        """The device came up: peers with a persistent keepalive are greeted, as Linux does."""
+        self.enabled = True
+        self._enabled_at = now
+        for peer in self.core.peers():
+            if self.core.peer_info(peer).persistent_keepalive:
+                self._guard(self._greet, peer, now, wall)
+
+    def disable(self, now: int) -> None:
+        """The device went down: sessions and handshakes end, what waits is dropped, debts are no longer
+        paid."""
+        self.enabled = False
+        self.pending.clear()
+        self._answered.clear()
+        for peer in self.core.peers():
+            self._guard(self.core.peer_give_up, peer, now)
+            self._guard(self.core.peer_zero_keys, peer)
+
+    def _greet(self, peer: int, now: int, wall: int) -> None:
+        self.core.peer_send_keepalive(peer, now)
+        if not timers.may_initiate(self.core.peer_initiation_sent(peer), now):
+            # The core still counts an initiation of before the device went down, and asks for none.
+            self.handshake(peer, now, wall)
+
+    # ---- for peers ----
+
+    def handshake(self, peer: int, now: int, wall: int) -> None:
+        """Begins a handshake as soon as REKEY-TIMEOUT since the last initiation allows. OSError never: what
+        cannot be sent now is tried again."""
+        if not self.enabled:
+            return
+        initiated_at = self._initiated_at(peer)
+        if timers.may_initiate(initiated_at, now):
+            self._initiate(peer, 0, now, wall)
+        else:
+            self.core.peer_arm_retransmit(
+                peer, timers.retransmit_at(initiated_at, timers.retransmit_jitter())
+            )
+
+    def set_psk(self, peer: int, psk: bytes, now: int, wall: int) -> None:
+        """A changed preshared key counts at once: a running handshake, made with the old one, ends, and
+        whoever has a session or was about to get one shakes hands anew. The session goes on until that is
+        done."""
+        if hmac.compare_digest(self.core.peer_psk(peer), psk):
+            return
+        self.core.peer_set_psk(peer, psk)
+        running = self.pending.pop(peer, None)
+        if running or self.core.peer_info(peer).session_birth:
+            self.handshake(peer, now, wall)
+
+    def forget(self, peer: int) -> None:
+        """The peer is about to be removed."""
+        self.pending.pop(peer, None)
+        self._answered.pop(peer, None)
+        self._loop_log.forget(peer)
+
+    def forget_all(self) -> None:
+        """Running handshakes end: the device is getting another private key."""
+        self._answered.clear()
+        for peer in list(self.pending):
+            self._guard(self._end, peer)
+
+    # ---- news ----
+
+    def _take(self, event: _core.Event, now: int, wall: int) -> None:
+        if not self.enabled and event.kind in (_core.EVENT_INITIATION, _core.EVENT_RESPONSE):
+            self._refuse(_DOWN, event)  # it came in while the device went down
+            return
+        taker = self._takers.get(event.kind)
+        if taker:
+            taker(event, now, wall)
+
+    def _take_initiation(self, event: _core.Event, now: int, wall: int) -> None:
+        received = noise.consume_initiation(self.core, event.data, now)
+        if isinstance(received, int):
+            self._refuse(received, event)
+            return
+        # The response goes to where the initiation came from.
+        self._heard(received.peer, event, now)
+        answer = noise.create_response(self.core, received)
+        if isinstance(answer, int):
+            self._refuse(answer, event)
+            return
+        index, message = answer
+        self.core.peer_begin_session_responder(
+            received.peer, received.handshake, index, received.remote_index, now
+        )
+        self._answered[received.peer] = now
+        self._send(received.peer, message, now)
+
+    def _take_response(self, event: _core.Event, now: int, wall: int) -> None:
+        pending = self.pending.get(event.peer)
+        if pending is None:
+            self._refuse(noise.INVALID, event)
+            return
+        done = noise.consume_response(self.core, pending.initiation, event.data)
+        if isinstance(done, int):
+            self._refuse(done, event)
+            return
+        del self.pending[event.peer]
+        self._heard(done.peer, event, now)
+        self.core.peer_begin_session_initiator(
+            done.peer, done.handshake, done.local_index, done.remote_index, now
+        )
+        self._tell(News("handshake", now, self._key(done.peer), event.endpoint, 1))
+
+    def _take_confirmed(self, event: _core.Event, now: int, wall: int) -> None:
+        self._answered.pop(event.peer, None)
+        # A handshake of our own that crossed this one is not needed any more.
+        if event.peer in self.pending:
+            self._end(event.peer)
+        self._tell(News("handshake", now, self._key(event.peer), event.endpoint, 0))
+
+    def _take_roamed(self, event: _core.Event, now: int, wall: int) -> None:
+        self._tell(News("roamed", now, self._key(event.peer), event.endpoint))
+
+    def _take_cookie(self, event: _core.Event, now: int, wall: int) -> None:
+        self._tell(News("cookie", now, self._key(event.peer), event.endpoint))
+
+    def _take_loop(self, event: _core.Event, now: int, wall: int) -> None:
+        key = self._key(event.peer)
+        if self._loop_log.may(event.peer, now):
+            log.warning(
+                "%s: peer(%s): its endpoint %s routes into its own tunnel; packets to it are dropped",
+                self.name, key.short, event.endpoint.host if event.endpoint else "",
+            )  # fmt: skip
+        self._tell(News("loop", now, key, event.endpoint))
+
+    def _take_load(self, event: _core.Event, now: int, wall: int) -> None:
+        if not self.under_load:
+            self.under_load = True
+            log.debug("%s: under load: handshakes need a cookie", self.name)
+            self._tell(News("load", now, value=1))
+
+    def _take_tun_gone(self, event: _core.Event, now: int, wall: int) -> None:
+        self._tell(News("tun_gone", now))
+
+    def _take_error(self, event: _core.Event, now: int, wall: int) -> None:
+        log.error("%s: a socket stopped working: %s", self.name, os.strerror(event.value))
+        self._tell(News("error", now, value=event.value))
+
+    # ---- debts ----
+
+    def _pay(self, peer: int, owed: int, now: int, wall: int) -> None:
+        try:
+            if self.enabled:
+                self._fulfil(peer, owed, now, wall)
+        finally:
+            if owed & _core.DEBT_HANDSHAKE:
+                self.core.peer_want_handshake_done(peer)
+
+    def _fulfil(self, peer: int, owed: int, now: int, wall: int) -> None:
+        pending = self.pending.get(peer)
+        attempts = pending.attempts if pending else 0
+        plan = timers.plan(owed, attempts, self._initiated_at(peer), now, timers.retransmit_jitter())
+        if pending:
+            pending.attempts = plan.attempts
+        if plan.retry_at is not None:
+            self.core.peer_arm_retransmit(peer, plan.retry_at)
+        for duty in plan.duties:
+            if duty is Duty.ZERO_KEYS:
+                self.pending.pop(peer, None)
+                self.core.peer_zero_keys(peer)
+            elif duty is Duty.GIVE_UP:
+                self.pending.pop(peer, None)
+                log.debug("%s: peer(%s): no answer, giving up", self.name, self._key(peer).short)
+                self.core.peer_give_up(peer, now)
+            elif duty is Duty.CLEAR_SOURCE:
+                self.core.peer_clear_source(peer)
+            elif duty is Duty.INITIATE:
+                self._initiate(peer, plan.attempts, now, wall)
+            elif duty is Duty.KEEPALIVE:
+                self.core.peer_send_keepalive(peer, now)
+
+    def _initiate(self, peer: int, attempts: int, now: int, wall: int) -> None:
+        made = noise.create_initiation(self.core, peer, self._stamper.stamp(peer, now, wall))
+        if isinstance(made, int):
+            self.core.count_drop(made)
+            return
+        initiation, message = made
+        self.pending[peer] = Pending(initiation, attempts)
+        self._send(peer, message, now)
+
+    def _initiated_at(self, peer: int) -> int:
+        """When we last said something of a handshake to it. A response counts, as in Linux: whoever has just
+        answered needs no handshake of its own while the other side confirms. What was sent before the device
+        came up does not count."""
+        at = max(self.core.peer_initiation_sent(peer), self._answered.get(peer, 0))
+        return at if at >= self._enabled_at else 0
+
+    # ---- parts ----
+
+    def _send(self, peer: int, message: bytearray, now: int) -> None:
+        """A message that cannot leave (no endpoint yet, no route, no socket) is lost like one on the way:
+        the core has armed the retransmission before it tried."""
+        try:
+            self.core.peer_send_handshake(peer, message, now)
+        except OSError as error:
+            log.debug("%s: peer(%s): handshake not sent: %s", self.name, self._key(peer).short, error)
+
+    def _heard(self, peer: int, event: _core.Event, now: int) -> None:
+        if event.endpoint is None:
+            return
+        before = self.core.peer_info(peer).endpoint
+        self.core.peer_heard(peer, event.endpoint, len(event.data), now)
+        if before is not None and before[:2] != event.endpoint[:2]:
+            self._tell(News("roamed", now, self._key(peer), event.endpoint))
+
+    def _end(self, peer: int) -> None:
+        self.pending.pop(peer, None)
+        self.core.peer_end_handshake(peer)
+
+    def _refuse(self, reason: int, event: _core.Event) -> None:
+        self.core.count_drop(reason)
+        where = event.endpoint
+        log.debug("%s: from %s: %s", self.name, where.host if where else "?", _core.DROP_TEXTS[reason])
+
+    def _key(self, peer: int) -> PublicKey:
+        return PublicKey(self.core.peer_info(peer).public_key)
+
+    def _watch_load(self, now: int, deadline: int | None) -> int | None:
+        """The core says when load begins; that it has ended, somebody has to look."""
+        if self.under_load and not self.core.under_load(now):
+            self.under_load = False
+            log.debug("%s: no longer under load", self.name)
+            self._tell(News("load", now, value=0))
+        if not self.under_load:
+            return deadline
+        soon = now + timers.LOAD_CHECK
+        return soon if deadline is None else min(soon, deadline)
+
+    def _tell(self, news: News) -> None:
+        for handler in tuple(self._handlers[news.name]):
+            try:
+                handler(news)
+            except Exception:
+                self.handler_errors += 1
+                log.exception("%s: a handler of %r raised", self.name, news.name)
+
+    def _guard(self, do: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """One peer's trouble is not another's. Only a fork ends the round: then nothing here is ours any
+        more."""
+        try:
+            do(*args, **kwargs)
+        except ForkedError:
+            raise
+        except PeerRemovedError:
+            pass  # between the core's noticing and ours
+        except Exception:
+            self.errors += 1
+            log.exception("%s: control plane", self.name)
