@@ -1,0 +1,556 @@
+"""The daemon: its arguments, what it loads, what it is given, how it begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from lab.process import wait_until
+from lab.topology import Lab
+
+import wgfast.uapi_socket as uapi_socket
+from wgfast import _core
+from wgfast.__main__ import COMMANDS, main
+from wgfast.alarm import Alarm
+from wgfast.daemon import check_name
+from wgfast.errors import InterfaceError
+from wgfast.inotify import FileWatch
+from wgfast.interface import Interface
+from wgfast.monitor import Monitor, News, read_messages
+from wgfast.uapi_socket import UapiSocket, refuse_live
+
+WGFAST = [sys.executable, "-m", "wgfast"]
+HEAVY = ("numpy", "click", "rich", "pyroute2", "asyncio")
+TUNSETIFF = 0x400454CA
+IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x1000, 0x4000
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*WGFAST, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, **environ},
+        check=False,
+    )
+
+
+# ---- the command line ----
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["--verbose", "wg0"], ["wg0", "wg1"], ["-f"], ["--"]])
+def test_a_wrong_command_line_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "usage: wgfast" in printed.err
+    assert not printed.out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert all(command in capsys.readouterr().out for command in ("-f|--foreground",))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("wgfast ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["wg0"], ("wg0", False)),
+        (["-f", "wg0"], ("wg0", True)),
+        (["--foreground", "wg0"], ("wg0", True)),
+        (["--", "demo"], ("demo", False)),
+        (["-f", "--", "-f"], ("-f", True)),
+    ],
+)
+def test_what_names_an_interface(
+    arguments: list[str], expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, bool]] = []
+
+    def note(name: str, foreground: bool) -> int:
+        called.append((name, foreground))
+        return 0
+
+    monkeypatch.setattr("wgfast.daemon.run", note)
+    assert main(arguments) == 0
+    assert called == [expected]
+
+
+@pytest.mark.parametrize("name", ["", "sixteen-bytes-xx", "a/b", "a b", "a:b", ".", "..", "ü" * 8])
+def test_a_name_no_interface_can_have(name: str) -> None:
+    with pytest.raises(InterfaceError, match="name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WG_TUN_FD", "x"), ("WG_TUN_FD", "-1"), ("WG_UAPI_FD", "999"), ("WGFAST_THREADS", "0")],
+)
+def test_a_bad_environment_is_explained(variable: str, value: str) -> None:
+    done = run("-f", "wgfdnone", **{"WG_TUN_FD": "998", variable: value})
+    assert done.returncode == 1
+    assert variable in done.stderr or "WG_TUN_FD" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_keys_agree() -> None:
+    private = run("genkey").stdout
+    public = subprocess.run(
+        [*WGFAST, "pubkey"], input=private, capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    assert len(private) == len(public) == 45
+    assert len(run("genpsk").stdout) == 45
+    bad = subprocess.run(
+        [*WGFAST, "pubkey"], input="abc", capture_output=True, text=True, timeout=20, check=False
+    )
+    assert bad.returncode == 1
+    assert "expected" in bad.stderr
+
+
+def test_every_command_explains_itself() -> None:
+    for command in COMMANDS:
+        done = run(command, "--help")
+        assert done.returncode == 0
+        assert "Usage: wgfast" in done.stdout
+
+
+def test_the_doctor_names_the_kernel_in_use() -> None:
+    done = run("doctor", COLUMNS="200")
+    assert done.returncode == 0
+    assert _core.aead_kernel() in done.stdout
+    assert "/dev/net/tun" in done.stdout
+
+
+# ---- a daemon without privileges: packet sockets in place of a TUN ----
+
+
+class Handed:
+    """A daemon in the foreground that was handed both its descriptors."""
+
+    def __init__(self, directory: Path, *, listens: bool = True, **environ: str) -> None:
+        self.path = str(directory / "handed.sock")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(self.path)
+        if listens:
+            listener.listen()
+        self.inner, outer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.log = directory / "log"
+        given = {
+            "WG_TUN_FD": str(outer.fileno()),
+            "WG_UAPI_FD": str(listener.fileno()),
+            "LOG_LEVEL": "verbose",
+        }
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*WGFAST, "-f", "handed0"],
+                pass_fds=(outer.fileno(), listener.fileno()),
+                env={**os.environ, **given, **environ},
+                stderr=log,
+            )
+        outer.close()
+        listener.close()
+
+    def close(self) -> None:
+        self.inner.close()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def ask(self, request: str) -> str:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(5)
+            client.connect(self.path)
+            client.sendall(request.encode())
+            answer = ""
+            while not answer.endswith("\n\n"):
+                piece = client.recv(1 << 16).decode()
+                if not piece:
+                    break
+                answer += piece
+            return answer
+
+
+@pytest.fixture
+def handed(tmp_path: Path) -> Iterator[Handed]:
+    made = Handed(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_of_given_descriptors(handed: Handed, number: signal.Signals) -> None:
+    """It answers, opens its port at once (a socket pair is never down), and removes its socket at the end."""
+    assert handed.ask("set=1\nlisten_port=0\n\n") == "errno=0\n\n"
+    assert "listen_port=" in handed.ask("get=1\n\n")
+    handed.process.send_signal(number)
+    assert handed.process.wait(5) == 0
+    assert not Path(handed.path).exists()
+    assert "Traceback" not in handed.log.read_text()
+
+
+def test_a_socket_that_was_only_bound_is_listened_on(tmp_path: Path) -> None:
+    made = Handed(tmp_path, listens=False)
+    try:
+        wait_until(lambda: "device started" in made.log.read_text(), "the daemon has started")
+        assert made.ask("get=1\n\n").endswith("errno=0\n\n")
+    finally:
+        made.close()
+
+
+def test_removing_its_socket_ends_it(handed: Handed) -> None:
+    handed.ask("get=1\n\n")
+    Path(handed.path).unlink()
+    assert handed.process.wait(5) == 0
+
+
+def test_another_file_in_its_socket_s_place_is_left_alone(handed: Handed) -> None:
+    handed.ask("get=1\n\n")
+    Path(handed.path).chmod(0o600)  # a change that is no removal
+    handed.ask("get=1\n\n")
+    other = Path(handed.path).with_suffix(".other")
+    other.write_text("theirs")
+    other.rename(handed.path)
+    assert handed.process.wait(5) == 0
+    assert Path(handed.path).read_text() == "theirs"
+
+
+def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
+    """A daemon that is configured and begins a handshake; its own interpreter says what it loaded."""
+    script = (
+        "import sys, threading, os, signal, socket\n"
+        "from wgfast.__main__ import main\n"
+        "a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen()\n"
+        "os.environ.update(WG_TUN_FD=str(os.dup(b.fileno())), WG_UAPI_FD=str(os.dup(s.fileno())))\n"
+        "def ask():\n"
+        "    c = socket.socket(socket.AF_UNIX); c.connect(sys.argv[1])\n"
+        "    c.sendall(b'set=1\\nprivate_key=' + b'41' * 32 + b'\\npublic_key=' + b'09' + b'00' * 31\n"
+        "              + b'\\nendpoint=127.0.0.1:9\\npersistent_keepalive_interval=1\\n\\nget=1\\n\\n')\n"
+        "    c.recv(1 << 16); os.kill(os.getpid(), signal.SIGTERM)\n"
+        "threading.Timer(0.3, ask).start()\n"
+        "assert main(['-f', 'light0']) == 0\n"
+        "print(*sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "light.sock")],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert "wgfast.daemon" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_an_idle_daemon_sleeps(handed: Handed) -> None:
+    handed.ask("get=1\n\n")
+    time.sleep(0.3)
+
+    def switches() -> int:
+        status = Path(f"/proc/{handed.process.pid}/status").read_text()
+        return sum(int(line.split()[1]) for line in status.splitlines() if "voluntary_ctxt" in line)
+
+    before = switches()
+    time.sleep(1.5)
+    # Of the main thread; an unrelated change of the machine's routes may wake it.
+    assert switches() - before <= 2
+
+
+# ---- the socket's place ----
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(uapi_socket, "DIRECTORY", str(tmp_path / "wireguard"))
+    return tmp_path / "wireguard"
+
+
+def test_only_its_owner_can_reach_the_socket(directory: Path) -> None:
+    made = UapiSocket.open("wg0")
+    assert (directory / "wg0.sock").stat().st_mode & 0o077 == 0
+    assert directory.stat().st_mode & 0o077 == 0
+    made.listener.close()
+    made.close()
+    assert not (directory / "wg0.sock").exists()
+
+
+def test_a_stale_socket_is_taken_over_and_a_live_one_refused(directory: Path) -> None:
+    first = UapiSocket.open("wg0")
+    with pytest.raises(InterfaceError, match="another daemon"):
+        refuse_live("wg0")
+    with pytest.raises(InterfaceError, match="another daemon"):
+        UapiSocket.open("wg0")
+    first.listener.close()
+    refuse_live("wg0")
+    second = UapiSocket.open("wg0")
+    first.close()  # not its own any more
+    assert (directory / "wg0.sock").exists()
+    second.listener.close()
+    second.close()
+
+
+def test_a_file_in_the_way_is_not_removed(directory: Path) -> None:
+    directory.mkdir()
+    (directory / "wg0.sock").write_text("mine")
+    with pytest.raises(InterfaceError, match="no socket"):
+        UapiSocket.open("wg0")
+    assert (directory / "wg0.sock").read_text() == "mine"
+
+
+def test_of_many_that_open_at_once_one_wins(directory: Path) -> None:
+    results: list[UapiSocket | InterfaceError] = []
+
+    def try_open() -> None:
+        try:
+            results.append(UapiSocket.open("wg0"))
+        except InterfaceError as error:
+            results.append(error)
+
+    threads = [threading.Thread(target=try_open) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = [result for result in results if isinstance(result, UapiSocket)]
+    winner.listener.close()
+    winner.close()
+
+
+def test_a_descriptor_that_is_no_listening_socket(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as file, pytest.raises(InterfaceError, match="WG_UAPI_FD"):
+        UapiSocket.adopt(file.fileno())
+    with (tmp_path / "file").open("w") as file, pytest.raises(InterfaceError, match="WG_TUN_FD"):
+        Interface.adopt(file.fileno(), "wg0")
+    with pytest.raises(InterfaceError, match="not an open descriptor"):
+        Interface.adopt(987, "wg0")
+
+
+# ---- what it waits for ----
+
+
+def test_a_watch_notices_removal(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    watch = FileWatch(str(path))
+
+    def noticed() -> bool:
+        return bool(select.select([watch], [], [], 0)[0])
+
+    assert not noticed()
+    with path.open():  # a removed file that somebody has open, as a daemon its socket
+        path.unlink()
+        assert noticed()
+    watch.take()
+    watch.take()
+    assert not noticed()
+    watch.close()
+
+
+def test_an_alarm_rings_when_due() -> None:
+    alarm = Alarm()
+
+    def rings(within: float) -> bool:
+        return bool(select.select([alarm], [], [], within)[0])
+
+    assert not rings(0)
+    alarm.set(_core.clock_now() + 20_000_000)
+    assert not rings(0)
+    assert rings(1)
+    alarm.ring()
+    assert not rings(0)
+    alarm.set(0)
+    assert rings(1)
+    alarm.set(None)
+    assert not rings(0.01)
+    alarm.close()
+
+
+def message(kind: int, body: bytes) -> bytes:
+    raw = struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+    return raw + bytes(-len(raw) % 4)
+
+
+def route(table: int, flags: int = 0) -> bytes:
+    return struct.pack("=BBBBBBBBI", 2, 24, 0, 0, table, 2, 0, 1, flags)
+
+
+@pytest.mark.parametrize(
+    ("raw", "links", "sources"),
+    [
+        (message(20, bytes(8)), False, False),  # an address is added
+        (message(21, bytes(8)), False, True),  # and removed
+        (message(24, route(254)), False, True),
+        (message(25, route(254)), False, True),
+        (message(25, route(255)), False, False),  # the local table
+        (message(24, route(254, 0x200)), False, False),  # a note on a path's MTU
+        (message(32, bytes(12)), False, True),  # a rule
+        (message(16, struct.pack("=BxHiII", 0, 1, 5, 0x41, 0)), True, False),
+        (message(16, struct.pack("=BxHiII", 0, 1, 5, 0x0, 0)), True, True),
+        (message(17, struct.pack("=BxHiII", 0, 1, 5, 0x41, 0)), True, True),
+        (message(20, bytes(8)) + message(21, bytes(8)), False, True),
+        (message(24, b"")[:17], False, False),
+    ],
+)
+def test_what_netlink_says(raw: bytes, links: bool, sources: bool) -> None:
+    news = News()
+    read_messages(raw, news)
+    assert news == News(links, sources)
+
+
+def test_no_netlink_message_raises() -> None:
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    source = random.Random(seed)
+    for _ in range(20_000):
+        head = struct.pack("=IHHII", source.randrange(40), source.choice((16, 17, 21, 24, 25, 32)), 0, 0, 0)
+        read_messages(head + source.randbytes(source.randrange(30)), News())
+
+
+# ---- as root ----
+
+pytest_lab = pytest.mark.lab
+
+
+@pytest_lab
+def test_an_interface_s_life(lab: Lab) -> None:
+    """State and MTU are seen wherever it is, and that it is gone, also with its namespace."""
+    home, away = lab.namespace("home"), lab.namespace("away")
+    with home.entered():
+        interface = Interface.open("wgfd%d")
+        monitor = Monitor()
+        interface.follow(monitor)
+    name = interface.name
+    assert interface.state() is not None
+    home.ip(f"link set {name} mtu 9000 up")
+    assert wait_news(monitor).links
+    state = interface.state()
+    assert state is not None
+    assert (state.up, state.mtu) == (True, 9000)
+    home.ip(f"link set {name} netns {away.name}")
+    assert wait_news(monitor).links
+    with home.entered():
+        interface.follow(monitor)
+    monitor.read()
+    away.ip(f"link set {name} mtu 1300 up")
+    assert wait_news(monitor).links
+    state = interface.state()
+    assert state is not None
+    assert (state.up, state.mtu) == (True, 1300)
+    away.ip("link set lo down")
+    away.close()
+    wait_until(lambda: interface.state() is None, "the interface went with its namespace")
+    interface.close()
+    monitor.close()
+
+
+def wait_news(monitor: Monitor) -> News:
+    news = News()
+
+    def heard() -> bool:
+        more = monitor.read()
+        news.links |= more.links
+        news.sources |= more.sources
+        return news.links
+
+    wait_until(heard, "news of an interface")
+    return news
+
+
+@pytest_lab
+def test_another_namespace_s_addresses_are_none_of_ours(lab: Lab) -> None:
+    home, away = lab.namespace("home"), lab.namespace("away")
+    with home.entered():
+        interface = Interface.open("wgfd%d")
+        monitor = Monitor()
+        home.ip(f"link set {interface.name} netns {away.name}")
+        interface.follow(monitor)
+    monitor.read()
+    away.ip(
+        "addr add 192.0.2.9/24 dev lo", "addr del 192.0.2.9/24 dev lo", f"link set {interface.name} mtu 1400"
+    )
+    assert not wait_news(monitor).sources
+    home.ip("addr add 192.0.2.9/24 dev lo", "addr del 192.0.2.9/24 dev lo")
+    wait_until(lambda: monitor.read().sources, "an address that went at home")
+    interface.close()
+    monitor.close()
+
+
+@pytest_lab
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (lambda name: f"link add {name} type veth", "ip link del"),
+        (lambda name: f"tuntap add mode tun name {name}", ""),
+    ],
+    ids=["veth", "tun"],
+)
+def test_a_name_in_use(lab: Lab, make: Callable[[str], str], remedy: str) -> None:
+    home = lab.namespace("home")
+    name = f"wgfd{os.getpid()}"
+    home.ip(make(name))
+    done = home.run(*WGFAST, name, check=False)
+    if remedy:
+        assert done.returncode == 1
+        assert remedy in done.stderr
+        assert "Traceback" not in done.stderr
+    else:
+        # One that nobody holds is ours to use, as with every program that opens TUN interfaces.
+        assert done.returncode == 0
+        Path(uapi_socket.socket_path(name)).unlink()
+
+
+@pytest_lab
+def test_without_privileges_it_says_what_it_takes(lab: Lab) -> None:
+    home = lab.namespace("home")
+    command = ["setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", *WGFAST]
+    name = f"wgfd{os.getpid()}"
+    done = home.run(*command, name, check=False)
+    assert done.returncode == 1
+    assert "CAP_NET_ADMIN" in done.stderr
+    assert not Path(uapi_socket.socket_path(name)).exists()
+
+
+@pytest_lab
+def test_a_tun_with_a_packet_header_is_refused(lab: Lab) -> None:
+    home = lab.namespace("home")
+    with home.entered():
+        fd = os.open("/dev/net/tun", os.O_RDWR)
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", b"wgfd%d", IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
+    with (
+        contextlib.closing(os.fdopen(fd, "rb", buffering=0)),
+        pytest.raises(InterfaceError, match="IFF_NO_PI"),
+    ):
+        Interface.adopt(fd, "wg0")
+
+
+@pytest_lab
+def test_a_port_in_use_is_told_and_another_one_taken(lab: Lab) -> None:
+    """The interface is up and the sockets are not: as soon as there is a port, they are."""
+    home = lab.namespace("home")
+    end = lab.end(home, "wgfast").start()
+    with home.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 51820))
+        end.set("listen-port", "51820")
+        home.ip(f"link set {end.interface} up")
+        wait_until(lambda: "cannot open the UDP sockets" in end.log, "a line in the log")
+        end.set("listen-port", "51821")
+        wait_until(lambda: ":51821 " in home.run("ss", "-lun").stdout, "the other port is open")

@@ -1,0 +1,511 @@
+"""The UAPI: what it takes, what it refuses, and that a refused set changes nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import os
+import selectors
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wgfast import Device, generate_preshared_key, generate_private_key, public_key
+from wgfast import uapi_server as server_module
+from wgfast.uapi import UapiError, dump, parse_endpoint, parse_prefix, parse_set
+from wgfast.uapi_apply import apply
+from wgfast.uapi_server import UapiServer, respond
+
+KEY = "ab" * 32
+PEER = f"public_key={KEY}\n"
+
+
+def new_key() -> str:
+    return public_key(generate_private_key()).hex()
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    made = Device(generate_private_key())
+    yield made
+    made.close()
+
+
+def configure(device: Device, text: str) -> None:
+    apply(device, parse_set(text.encode()))
+
+
+def shown(device: Device) -> list[str]:
+    return b"".join(dump(device)).decode().splitlines()
+
+
+def values(device: Device, key: str) -> list[str]:
+    return [line.partition("=")[2] for line in shown(device) if line.startswith(f"{key}=")]
+
+
+# ---- values ----
+
+
+@pytest.mark.parametrize(
+    ("text", "prefix"),
+    [
+        ("10.1.2.3/8", (4, bytes((10, 0, 0, 0)), 8)),
+        ("0.0.0.0/0", (4, bytes(4), 0)),
+        ("1.2.3.4/32", (4, bytes((1, 2, 3, 4)), 32)),
+        ("::/0", (6, bytes(16), 0)),
+        ("fd00::ffff/112", (6, bytes.fromhex("fd") + bytes(15), 112)),
+        ("::ffff:1.2.3.4/128", (6, bytes(10) + b"\xff\xff\x01\x02\x03\x04", 128)),
+    ],
+)
+def test_prefixes_are_masked(text: str, prefix: tuple[int, bytes, int]) -> None:
+    assert parse_prefix(text) == prefix
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("192.0.2.1:51820", "192.0.2.1", 51820),
+        ("[2001:DB8::1]:1", "2001:db8::1", 1),
+        ("[fe80::1%lo]:65535", f"fe80::1%{socket.if_nametoindex('lo')}", 65535),
+        ("[fe80::1%7]:9", "fe80::1%7", 9),
+        ("[::ffff:192.0.2.1]:9", "192.0.2.1", 9),
+    ],
+)
+def test_endpoints(text: str, host: str, port: int) -> None:
+    assert parse_endpoint(text)[:2] == (host, port)
+
+
+BAD_DEVICE_LINES = [
+    "private_key=",
+    f"private_key={KEY}00",
+    f"private_key={'g' * 64}",
+    f"private_key={' ' * 64}",
+    "listen_port=",
+    "listen_port=65536",
+    "listen_port=-1",
+    "listen_port=+1",
+    "listen_port=1_0",
+    "listen_port= 1",
+    "listen_port=1\r",
+    "listen_port=" + "9" * 5000,
+    "fwmark=0x10",
+    "fwmark=4294967296",
+    "replace_peers=false",
+    "replace_peers=",
+    "endpoint=192.0.2.1:1",
+    "nonsense=1",
+    "=1",
+    "public_key=" + "0" * 63,
+]
+BAD_PEER_LINES = [
+    f"preshared_key={KEY[:-1]}",
+    "endpoint=",
+    "endpoint=192.0.2.1",
+    "endpoint=192.0.2.1:0",
+    "endpoint=192.0.2.1:65536",
+    "endpoint=2001:db8::1:51820",
+    "endpoint=[2001:db8::1]51820",
+    "endpoint=[2001:db8::1:51820",
+    "endpoint=[192.0.2.1]:51820",
+    "endpoint=[fe80::1%no-such-if]:51820",
+    "endpoint=192.0.2.1%lo:51820",
+    "endpoint=example.com:51820",
+    "endpoint=[fe80::1%99999999999]:51820",
+    "persistent_keepalive_interval=off",
+    "persistent_keepalive_interval=65536",
+    "replace_allowed_ips=1",
+    "update_only=yes",
+    "remove=false",
+    "protocol_version=2",
+    "allowed_ip=10.0.0.0/33",
+    "allowed_ip=10.0.0.0/08",
+    "allowed_ip=10.0.0.0/",
+    "allowed_ip=10.0.0.0",
+    "allowed_ip=10.0.0/8",
+    "allowed_ip=010.0.0.0/8",
+    "allowed_ip=+10.0.0.0/8",
+    "allowed_ip=--10.0.0.0/8",
+    "allowed_ip=fe80::1%lo/128",
+    "allowed_ip=::/129",
+    "allowed_ip=\0/8",
+    "private_key=" + KEY,
+    "listen_port=1",
+    "allowed_ips=10.0.0.0/8",
+]
+
+
+@pytest.mark.parametrize("line", BAD_DEVICE_LINES + [PEER + line for line in BAD_PEER_LINES])
+def test_a_bad_value_is_refused(line: str) -> None:
+    with pytest.raises(UapiError) as refused:
+        parse_set(f"{line}\n".encode())
+    assert refused.value.errno == errno.EINVAL
+
+
+@pytest.mark.parametrize("body", [b"listen_port\n", b"\n", PEER.encode() + b"remove"])
+def test_a_line_without_a_value_is_a_protocol_error(body: bytes) -> None:
+    with pytest.raises(UapiError) as refused:
+        parse_set(body)
+    assert refused.value.errno == errno.EPROTO
+
+
+@pytest.mark.parametrize("name", ["private_key", "preshared_key"])
+def test_a_bad_secret_is_not_shown(name: str) -> None:
+    secret = "a1" * 31 + "zz"
+    for text in (f"{name}={secret}", f"{name} {secret}", f"{name}={secret}0"):
+        with pytest.raises(UapiError) as refused:
+            parse_set((PEER + text).encode() if name == "preshared_key" else text.encode())
+        assert secret[:16] not in str(refused.value)
+
+
+@given(st.binary(max_size=400))
+@settings(max_examples=500, deadline=None)
+def test_no_bytes_raise_anything_else(body: bytes) -> None:
+    with contextlib.suppress(UapiError):
+        parse_set(body)
+
+
+LINE = st.tuples(
+    st.sampled_from(
+        [*"=-/:[]%+ \r\0", "private_key", "public_key", "endpoint", "allowed_ip", "listen_port", "fwmark"]
+    ),
+    st.text(max_size=50) | st.sampled_from([KEY, "true", "1.2.3.4/5", "[::1]:1", "[fe80::1%", "-::/0", "٣"]),
+).map("=".join)
+
+
+@given(st.lists(LINE, max_size=8))
+@settings(max_examples=500, deadline=None)
+def test_no_lines_raise_anything_else(lines: list[str]) -> None:
+    with contextlib.suppress(UapiError):
+        parse_set("\n".join([f"public_key={KEY}", *lines]).encode(errors="surrogatepass"))
+
+
+# ---- what a set does ----
+
+
+def test_what_was_set_is_shown(device: Device) -> None:
+    private, psk, peer = generate_private_key().hex(), generate_preshared_key().hex(), new_key()
+    configure(
+        device,
+        f"private_key={private}\nlisten_port=51999\nfwmark=77\nreplace_peers=true\npublic_key={peer}\n"
+        f"preshared_key={psk}\nendpoint=[2001:db8::1]:51820\npersistent_keepalive_interval=25\n"
+        "replace_allowed_ips=true\nallowed_ip=fd00::1/64\nallowed_ip=10.0.0.9/24\nprotocol_version=1\n",
+    )
+    assert shown(device) == [
+        f"private_key={private}",
+        "listen_port=51999",
+        "fwmark=77",
+        f"public_key={peer}",
+        f"preshared_key={psk}",
+        "protocol_version=1",
+        "endpoint=[2001:db8::1]:51820",
+        "last_handshake_time_sec=0",
+        "last_handshake_time_nsec=0",
+        "tx_bytes=0",
+        "rx_bytes=0",
+        "persistent_keepalive_interval=25",
+        "allowed_ip=10.0.0.0/24",
+        "allowed_ip=fd00::/64",
+    ]
+
+
+def test_what_is_shown_can_be_set_again(device: Device) -> None:
+    peers = "".join(
+        f"public_key={new_key()}\nallowed_ip=10.0.{n}.0/24\nendpoint=192.0.2.{n}:9\n" for n in range(1, 20)
+    )
+    configure(device, f"listen_port=51999\n{peers}")
+    only_shown = ("last_handshake", "tx_bytes", "rx_bytes")
+    before = shown(device)
+    again = "\n".join(line for line in before if not line.startswith(only_shown)).encode()
+    other = Device()
+    apply(other, parse_set(again))
+    assert sorted(shown(other)) == sorted(before)
+    other.close()
+
+
+def test_update_only_and_remove(device: Device) -> None:
+    a, b = new_key(), new_key()
+    configure(
+        device,
+        f"public_key={a}\nallowed_ip=10.0.0.1/32\npublic_key={b}\nupdate_only=true\nallowed_ip=10.0.0.1/32\n",
+    )
+    assert values(device, "public_key") == [a]
+    assert values(device, "allowed_ip") == ["10.0.0.1/32"]
+    configure(device, f"public_key={a}\nremove=true\npublic_key={b}\nremove=true\n")
+    assert values(device, "public_key") == []
+
+
+def test_a_removed_peer_added_again_is_a_new_one(device: Device) -> None:
+    a = new_key()
+    configure(device, f"public_key={a}\nallowed_ip=10.0.0.1/32\nendpoint=192.0.2.1:9\n")
+    before = device.core.find_peer(bytes.fromhex(a))
+    configure(device, f"public_key={a}\nremove=true\npublic_key={a}\nallowed_ip=10.0.0.2/32\n")
+    assert device.core.find_peer(bytes.fromhex(a)) != before
+    assert values(device, "allowed_ip") == ["10.0.0.2/32"]
+    assert values(device, "endpoint") == []
+
+
+def test_replace_peers_keeps_a_peer_and_forgets_what_is_not_said(device: Device) -> None:
+    a, b = new_key(), new_key()
+    configure(
+        device,
+        f"public_key={a}\nendpoint=192.0.2.1:9\npreshared_key={KEY}\npersistent_keepalive_interval=9\n"
+        f"allowed_ip=10.0.0.1/32\nallowed_ip=10.0.0.2/32\npublic_key={b}\nallowed_ip=10.0.0.3/32\n",
+    )
+    handle = device.core.find_peer(bytes.fromhex(a))
+    configure(device, f"replace_peers=true\npublic_key={a}\nallowed_ip=10.0.0.2/32\n")
+    assert device.core.find_peer(bytes.fromhex(a)) == handle
+    assert values(device, "public_key") == [a]
+    assert values(device, "allowed_ip") == ["10.0.0.2/32"]
+    assert values(device, "endpoint") == []
+    assert values(device, "preshared_key") == ["00" * 32]
+    assert values(device, "persistent_keepalive_interval") == ["0"]
+
+
+def test_allowed_ips_step_by_step(device: Device) -> None:
+    a = new_key()
+    configure(device, f"public_key={a}\nallowed_ip=10.0.0.1/32\nallowed_ip=10.0.0.2/32\n")
+    configure(
+        device, f"public_key={a}\nallowed_ip=-10.0.0.1/32\nallowed_ip=10.0.0.3/32\nallowed_ip=-10.0.0.9/32\n"
+    )
+    assert values(device, "allowed_ip") == ["10.0.0.2/32", "10.0.0.3/32"]
+    configure(
+        device, f"public_key={a}\nallowed_ip=10.0.0.4/32\nreplace_allowed_ips=true\nallowed_ip=10.0.0.5/32\n"
+    )
+    assert values(device, "allowed_ip") == ["10.0.0.5/32"]
+    configure(device, f"public_key={a}\nreplace_allowed_ips=true\n")
+    assert values(device, "allowed_ip") == []
+
+
+def test_a_later_block_has_the_last_word(device: Device) -> None:
+    a, b = new_key(), new_key()
+    configure(device, f"public_key={a}\nallowed_ip=10.0.0.0/8\n")
+    configure(
+        device,
+        f"public_key={a}\nreplace_allowed_ips=true\npublic_key={b}\nallowed_ip=-10.0.0.0/8\n"
+        f"public_key={a}\nallowed_ip=10.0.0.0/8\n",
+    )
+    assert device.core.route(4, bytes((10, 0, 0, 1))) == device.core.find_peer(bytes.fromhex(a))
+
+
+def test_a_prefix_that_moves_is_never_without_an_owner(device: Device) -> None:
+    """A thread asks for its owner while it goes to and fro, by replace_allowed_ips and by replace_peers."""
+    a, b = new_key(), new_key()
+    configure(device, f"public_key={a}\nallowed_ip=10.0.0.0/8\npublic_key={b}\n")
+    gaps: list[int] = []
+    done = threading.Event()
+
+    def ask() -> None:
+        while not done.is_set():
+            if device.core.route(4, bytes((10, 0, 0, 1))) == 0:
+                gaps.append(1)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        for _ in range(200):
+            for owner, other in ((b, a), (a, b)):
+                configure(
+                    device,
+                    f"public_key={other}\nreplace_allowed_ips=true\n"
+                    f"public_key={owner}\nreplace_allowed_ips=true\nallowed_ip=10.0.0.0/8\n",
+                )
+                configure(
+                    device,
+                    f"replace_peers=true\npublic_key={other}\npublic_key={owner}\nallowed_ip=10.0.0.0/8\n",
+                )
+    finally:
+        done.set()
+        asking.join()
+    assert not gaps
+
+
+def test_the_own_key_is_no_peer(device: Device) -> None:
+    private = generate_private_key()
+    own = public_key(private).hex()
+    configure(device, f"public_key={own}\nallowed_ip=10.0.0.1/32\n")
+    assert values(device, "public_key") == [own]
+    configure(device, f"private_key={private.hex()}\npublic_key={own}\nallowed_ip=10.0.0.1/32\n")
+    assert values(device, "public_key") == []
+    configure(device, f"private_key={'00' * 32}\n")
+    assert values(device, "private_key") == []
+
+
+@pytest.mark.parametrize(
+    "line", ["listen_port=70000", f"public_key={KEY}\nallowed_ip=10.0.0.0/33", "replace_peers=no"]
+)
+def test_a_refused_set_changes_nothing(device: Device, line: str) -> None:
+    configure(device, f"listen_port=51999\nfwmark=5\n{PEER}allowed_ip=10.0.0.1/32\nendpoint=192.0.2.1:9\n")
+    before = shown(device)
+    with pytest.raises(UapiError):
+        configure(device, f"private_key={KEY}\nlisten_port=1\nfwmark=6\nreplace_peers=true\n{line}\n")
+    assert shown(device) == before
+
+
+def test_a_port_in_use_changes_nothing() -> None:
+    device = Device(generate_private_key())
+    device.up()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("0.0.0.0", 0))
+        before = shown(device)
+        with pytest.raises(UapiError) as refused:
+            configure(device, f"listen_port={taken.getsockname()[1]}\n{PEER}allowed_ip=10.0.0.1/32\n")
+        assert refused.value.errno == errno.EADDRINUSE
+        assert shown(device) == before
+    device.close()
+
+
+# ---- the socket ----
+
+
+class Served:
+    """A server on a socket, with a thread that turns its selector."""
+
+    def __init__(self, path: str, answer: Callable[[bytes], Iterator[bytes]]) -> None:
+        self.path = path
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen(128)
+        self._selector = selectors.DefaultSelector()
+        self._server = UapiServer(listener, self._selector, answer)
+        self._stop, stop = os.pipe()
+        self._wake = stop
+        self._selector.register(self._stop, selectors.EVENT_READ, None)
+        self._thread = threading.Thread(target=self._turn)
+        self._thread.start()
+
+    def _turn(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    return
+                key.data()
+
+    def close(self) -> None:
+        os.write(self._wake, b"x")
+        self._thread.join()
+        self._server.close()
+        os.close(self._stop)
+        os.close(self._wake)
+
+    def connect(self) -> socket.socket:
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(5)
+        client.connect(self.path)
+        return client
+
+    def ask(self, request: bytes) -> bytes:
+        with self.connect() as client:
+            client.sendall(request)
+            return read_answer(client)
+
+
+def read_answer(client: socket.socket) -> bytes:
+    """Through the empty line, or to the end of what comes."""
+    answer = b""
+    while not answer.endswith(b"\n\n"):
+        piece = client.recv(1 << 16)
+        if not piece:
+            break
+        answer += piece
+    return answer
+
+
+@pytest.fixture
+def served(device: Device, tmp_path: object) -> Iterator[Served]:
+    made = Served(f"{tmp_path}/uapi.sock", functools.partial(respond, device, "test"))
+    yield made
+    made.close()
+
+
+def test_answers(served: Served, device: Device) -> None:
+    assert served.ask(b"set=1\nlisten_port=51999\n\n") == b"errno=0\n\n"
+    assert device.listen_port == 51999
+    answer = served.ask(b"get=1\n\n")
+    assert b"listen_port=51999\n" in answer
+    assert answer.endswith(b"errno=0\n\n")
+    assert served.ask(b"set=1\n\n") == b"errno=0\n\n"
+    assert served.ask(b"set=1\nlisten_port=x\n\n") == b"errno=%d\n\n" % -errno.EINVAL
+    assert served.ask(b"set=1\nlisten_port\n\n") == b"errno=%d\n\n" % -errno.EPROTO
+    assert served.ask(b"get=1\nlisten_port=1\n\n") == b"errno=%d\n\n" % errno.EINVAL
+    assert served.ask(b"get=2\n\n") == b"errno=%d\n\n" % errno.EINVAL
+    assert served.ask(b"\n") == b"errno=%d\n\n" % errno.EINVAL
+
+
+def test_one_connection_asks_often_and_in_pieces(served: Served) -> None:
+    with served.connect() as client:
+        for _ in range(3):
+            client.sendall(b"set=1\nfwm")
+            client.sendall(b"ark=0\n\nget=")
+            assert read_answer(client) == b"errno=0\n\n"
+            client.sendall(b"1\n\n")
+            assert read_answer(client).endswith(b"errno=0\n\n")
+
+
+def test_requests_in_one_piece_are_answered_in_order(served: Served) -> None:
+    with served.connect() as client:
+        client.sendall(b"set=1\nfwmark=x\n\nset=1\n\nget=1\n\n")
+        client.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: client.recv(1 << 16), b""))
+    assert answer.startswith(b"errno=%d\n\nerrno=0\n\n" % -errno.EINVAL)
+    assert answer.endswith(b"errno=0\n\n")
+
+
+def test_half_a_set_is_not_done(served: Served, device: Device) -> None:
+    with served.connect() as client:
+        client.sendall(b"set=1\nlisten_port=51999\n")
+        client.shutdown(socket.SHUT_WR)
+        assert read_answer(client) == b"errno=%d\n\n" % -errno.EPROTO
+    assert device.listen_port == 0
+
+
+def test_a_request_without_end_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "REQUEST_MAX", 1 << 20)
+    with served.connect() as client:
+        line = b"set=1\n" + b"fwmark=1\n" * 1000
+        with contextlib.suppress(OSError):
+            for _ in range(1000):
+                client.sendall(line)
+                line = line.removeprefix(b"set=1\n")
+        with contextlib.suppress(ConnectionResetError):
+            assert read_answer(client) in (b"errno=%d\n\n" % -errno.E2BIG, b"")
+    assert served.ask(b"get=1\n\n").endswith(b"errno=0\n\n")
+
+
+def test_a_slow_client_keeps_nobody_waiting(served: Served, device: Device) -> None:
+    """One never reads the answer, which no socket buffer can hold; one never ends its question."""
+    prefixes = "".join(f"allowed_ip=10.{n >> 8}.{n & 255}.0/24\n" for n in range(60_000))
+    configure(device, PEER + prefixes)
+    with served.connect() as deaf, served.connect() as slow:
+        deaf.sendall(b"get=1\n\n")
+        slow.sendall(b"set=1\nfwmark=1\n")
+        for _ in range(3):
+            assert served.ask(b"set=1\n\n") == b"errno=0\n\n"
+            answer = served.ask(b"get=1\n\n")
+            assert answer.count(b"allowed_ip=") == 60_000
+        assert device.fwmark == 0
+        late = read_answer(deaf)
+        assert late == answer
+
+
+def test_many_clients_leave_room_for_one_more(served: Served) -> None:
+    with contextlib.ExitStack() as stack:
+        for _ in range(server_module.CLIENTS_MAX + 20):
+            client = stack.enter_context(served.connect())
+            client.sendall(b"set=1\n")
+        assert served.ask(b"get=1\n\n").endswith(b"errno=0\n\n")
+
+
+def test_a_mistake_of_ours_is_an_errno(
+    served: Served, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(mark: int) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(device, "set_fwmark", broken)
+    assert served.ask(b"set=1\nfwmark=1\n\n") == b"errno=%d\n\n" % -errno.EIO
+    assert served.ask(b"get=1\n\n").endswith(b"errno=0\n\n")

@@ -1,0 +1,76 @@
+"""The command `wgfast`: a subcommand, or else the name of an interface for which a daemon is wanted.
+
+The daemon's way through here loads nothing that the subcommands need: an idle tunnel is small.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+COMMANDS: Final = ("demo", "doctor", "genkey", "genpsk", "pubkey")
+
+USAGE: Final = f"""\
+usage: wgfast [-f|--foreground] INTERFACE   run the WireGuard interface INTERFACE, configured by wg(8)
+       wgfast [-f|--foreground] -- NAME     the same, if NAME is that of a command
+       wgfast COMMAND [OPTION]...           one of: {", ".join(COMMANDS)}; with --help: what it does
+       wgfast --help | --version
+
+environment: LOG_LEVEL=silent|error|verbose|debug, WG_PROCESS_FOREGROUND=1, WG_TUN_FD, WG_UAPI_FD,
+             WGFAST_THREADS=N
+"""
+USAGE_STATUS: Final = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line (without the program's name) and returns the exit status."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given and given[0] in COMMANDS:
+        from wgfast.cli import run_command
+
+        return run_command(given)
+    if given in (["--help"], ["-h"], ["help"]):
+        print(USAGE, end="")
+        return 0
+    if given == ["--version"]:
+        from wgfast import __version__
+
+        print(f"wgfast {__version__}")
+        return 0
+    try:
+        name, foreground = _parse_daemon(given)
+    except ValueError as error:
+        print(f"wgfast: {error}\n{USAGE}", end="", file=sys.stderr)
+        return USAGE_STATUS
+    from wgfast.daemon import run
+
+    return run(name, foreground)
+
+
+def _parse_daemon(given: list[str]) -> tuple[str, bool]:
+    """The interface's name and whether to stay in the foreground. ValueError says what does not fit."""
+    names: list[str] = []
+    foreground = False
+    rest = iter(given)
+    for argument in rest:
+        if argument == "--":
+            names += rest
+        elif argument in ("-f", "--foreground"):
+            foreground = True
+        elif argument.startswith("-"):
+            raise ValueError(
+                f"unknown option {argument!r}; an interface of that name would be: wgfast -- {argument}"
+            )
+        else:
+            names.append(argument)
+    if len(names) != 1:
+        raise ValueError(
+            "one interface was expected, none was named"
+            if not names
+            else f"one interface was expected, not {len(names)}: {' '.join(names)}"
+        )
+    return names[0], foreground
+
+
+if __name__ == "__main__":
+    sys.exit(main())

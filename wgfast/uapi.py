@@ -1,0 +1,333 @@
+"""The cross-platform userspace interface (https://www.wireguard.com/xplatform/): what `wg` speaks.
+
+A request is lines of key=value that end with an empty line. `get=1` is answered by the device and its
+peers, `set=1` changes them; every answer ends with errno=N and an empty line. A set is read and checked
+whole (parse_set) before any of it is done (uapi_apply.py): a refused one changes nothing. Nothing here
+touches a socket; uapi_server.py does.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from wgfast._core import Endpoint
+from wgfast.errors import ConfigError, PeerRemovedError
+
+if TYPE_CHECKING:
+    from wgfast.device import Device
+
+Prefix = tuple[int, bytes, int]  # family 4 or 6, address in network order with host bits zero, length
+
+KEY_SIZE: Final = 32
+DUMP_CHUNK: Final = 1 << 16
+_ZERO_KEY: Final = bytes(KEY_SIZE)
+_MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
+_FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+# Looked up, not computed: "08", "+8" and "8 " are no lengths. The masks clear host bits.
+_LENGTHS: Final = {
+    4: {str(n): (n, (1 << 32) - (1 << (32 - n))) for n in range(33)},
+    6: {str(n): (n, (1 << 128) - (1 << (128 - n))) for n in range(129)},
+}
+
+
+class UapiError(ConfigError):
+    """A request that cannot be done; `errno` is what the client is told."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.errno = code
+
+
+@dataclass(slots=True)
+class PeerBlock:
+    """What one public_key line and the lines after it ask for; None: not mentioned."""
+
+    public_key: bytes
+    remove: bool = False
+    update_only: bool = False
+    preshared_key: bytes | None = None
+    endpoint: Endpoint | None = None
+    persistent_keepalive: int | None = None
+    replace_allowed_ips: bool = False
+    allowed_ips: dict[Prefix, bool] = field(default_factory=dict)  # True: add, False: take away
+
+
+@dataclass(slots=True)
+class SetRequest:
+    """A whole set, every value of it valid. None: not mentioned; a private key of zeros: none."""
+
+    private_key: bytes | None = None
+    listen_port: int | None = None
+    fwmark: int | None = None
+    replace_peers: bool = False
+    peers: list[PeerBlock] = field(default_factory=list)
+
+
+def parse_set(body: bytes) -> SetRequest:
+    """The lines after `set=1`, without the empty one. UapiError names key, value and what was expected."""
+    try:
+        text = body.decode("ascii")
+    except UnicodeDecodeError as error:
+        byte = body[error.start]
+        raise UapiError(errno.EINVAL, f"byte {byte:#04x}: a request is ASCII text") from None
+    request = SetRequest()
+    peer: PeerBlock | None = None
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 2):
+        key, equals, value = line.partition("=")
+        if not equals:
+            # Not shown: it may hold a secret.
+            raise UapiError(errno.EPROTO, f"line {number}, {len(line)} characters: a line is key=value")
+        if key == "public_key":
+            peer = PeerBlock(parse_key(key, value))
+            request.peers.append(peer)
+        elif peer is not None:
+            (_PEER_KEYS.get(key) or _unknown(key, "peer"))(peer, value)
+        else:
+            (_DEVICE_KEYS.get(key) or _unknown(key, "device"))(request, value)
+    return request
+
+
+def _unknown(key: str, where: str) -> Callable[[object, str], None]:
+    other = _DEVICE_KEYS if where == "peer" else _PEER_KEYS
+    remedy = "device keys come before the first public_key" if where == "peer" else "public_key comes first"
+    message = f"{_quote(key[:32])}: no {where} key" + (f"; {remedy}" if key in other else "")
+    raise UapiError(errno.EINVAL, message)
+
+
+def _quote(text: str) -> str:
+    return repr(text if len(text) <= 80 else text[:77] + "...")
+
+
+# ---- values ----
+
+
+def parse_key(name: str, value: str) -> bytes:
+    """64 hexadecimal digits. The message never shows the value, which may be most of a secret."""
+    if len(value) == 2 * KEY_SIZE:
+        try:
+            key = bytes.fromhex(value)
+        except ValueError:
+            key = b""
+        if len(key) == KEY_SIZE:  # fromhex skips blanks: then it is shorter
+            return key
+        raise UapiError(errno.EINVAL, f"{name}: not all of it is hexadecimal digits, 64 were expected")
+    raise UapiError(errno.EINVAL, f"{name}: {len(value)} characters, 64 hexadecimal digits were expected")
+
+
+def parse_number(name: str, value: str, most: int) -> int:
+    # int() takes signs, blanks and underscores, and refuses very long strings.
+    if value.isascii() and value.isdigit():
+        digits = value.lstrip("0") or "0"
+        if len(digits) <= 10 and int(digits) <= most:
+            return int(digits)
+    raise UapiError(errno.EINVAL, f"{name}: {_quote(value)}: a number from 0 to {most} was expected")
+
+
+def _parse_true(name: str, value: str) -> bool:
+    if value != "true":
+        raise UapiError(errno.EINVAL, f"{name}: {_quote(value)}: only 'true' can be said")
+    return True
+
+
+def parse_prefix(value: str) -> Prefix:
+    """ADDRESS/LENGTH; host bits are masked, as every WireGuard does."""
+    address, slash, length = value.partition("/")
+    family = 6 if ":" in address else 4
+    try:
+        raw = socket.inet_pton(_FAMILIES[family], address)
+    except (OSError, ValueError):
+        raise UapiError(
+            errno.EINVAL,
+            f"allowed_ip: {_quote(value)}: an IPv4 or IPv6 address was expected before the slash",
+        ) from None
+    try:
+        bits, mask = _LENGTHS[family][length]
+    except KeyError:
+        most = 32 if family == 4 else 128
+        what = f"prefix length must be 0 to {most}" if slash else f"/LENGTH is missing, 0 to {most}"
+        raise UapiError(errno.EINVAL, f"allowed_ip: {_quote(value)}: {what}") from None
+    if bits != 8 * len(raw):
+        raw = (int.from_bytes(raw, "big") & mask).to_bytes(len(raw), "big")
+    return family, raw, bits
+
+
+def parse_endpoint(value: str) -> Endpoint:
+    """1.2.3.4:port, [v6]:port or [v6%scope]:port; the scope is an interface's name or number."""
+    if value.startswith("["):
+        host, bracket, rest = value[1:].partition("]")
+        port = rest.removeprefix(":") if bracket and rest.startswith(":") else ""
+    else:
+        host, _, port = value.rpartition(":")
+        if ":" in host:
+            raise UapiError(
+                errno.EINVAL, f"endpoint: {_quote(value)}: an IPv6 address stands in brackets: [v6]:port"
+            )
+    number = parse_number("endpoint's port", port, 0xFFFF)
+    if number == 0:
+        raise UapiError(errno.EINVAL, f"endpoint: {_quote(value)}: port must be 1 to 65535")
+    address, percent, scope = host.partition("%")
+    bracketed = value.startswith("[")
+    try:
+        raw = socket.inet_pton(socket.AF_INET6 if bracketed else socket.AF_INET, address)
+    except (OSError, ValueError):
+        raise UapiError(
+            errno.EINVAL,
+            f"endpoint: {_quote(value)}: expected numbers, 1.2.3.4:51820 or [2001:db8::1]:51820",
+        ) from None
+    if percent and not bracketed:
+        raise UapiError(errno.EINVAL, f"endpoint: {_quote(value)}: only IPv6 addresses have a scope")
+    if not bracketed:
+        return Endpoint(socket.inet_ntop(socket.AF_INET, raw), number)
+    if raw.startswith(_MAPPED):
+        # Our IPv6 socket carries IPv6 only.
+        return Endpoint(socket.inet_ntop(socket.AF_INET, raw[12:]), number)
+    host = socket.inet_ntop(socket.AF_INET6, raw)
+    index = _scope_index(value, scope) if percent else 0
+    return Endpoint(f"{host}%{index}" if index else host, number)
+
+
+def _scope_index(endpoint: str, scope: str) -> int:
+    if scope.isascii() and scope.isdigit():
+        return parse_number("endpoint's scope", scope, 0xFFFFFFFF)
+    try:
+        return socket.if_nametoindex(scope)
+    except (OSError, ValueError):
+        raise UapiError(
+            errno.EINVAL, f"endpoint: {_quote(endpoint)}: there is no interface {_quote(scope)} here"
+        ) from None
+
+
+# ---- keys ----
+
+
+def _private_key(request: SetRequest, value: str) -> None:
+    request.private_key = parse_key("private_key", value)
+
+
+def _listen_port(request: SetRequest, value: str) -> None:
+    request.listen_port = parse_number("listen_port", value, 0xFFFF)
+
+
+def _fwmark(request: SetRequest, value: str) -> None:
+    request.fwmark = parse_number("fwmark", value, 0xFFFFFFFF)
+
+
+def _replace_peers(request: SetRequest, value: str) -> None:
+    request.replace_peers = _parse_true("replace_peers", value)
+
+
+def _remove(peer: PeerBlock, value: str) -> None:
+    peer.remove = _parse_true("remove", value)
+
+
+def _update_only(peer: PeerBlock, value: str) -> None:
+    peer.update_only = _parse_true("update_only", value)
+
+
+def _preshared_key(peer: PeerBlock, value: str) -> None:
+    peer.preshared_key = parse_key("preshared_key", value)
+
+
+def _endpoint(peer: PeerBlock, value: str) -> None:
+    peer.endpoint = parse_endpoint(value)
+
+
+def _persistent_keepalive(peer: PeerBlock, value: str) -> None:
+    peer.persistent_keepalive = parse_number("persistent_keepalive_interval", value, 0xFFFF)
+
+
+def _replace_allowed_ips(peer: PeerBlock, value: str) -> None:
+    peer.replace_allowed_ips = _parse_true("replace_allowed_ips", value)
+    peer.allowed_ips.clear()  # what was said before it is replaced as well
+
+
+def _allowed_ip(peer: PeerBlock, value: str) -> None:
+    if value[:1] == "-":
+        peer.allowed_ips[parse_prefix(value[1:])] = False
+    else:
+        peer.allowed_ips[parse_prefix(value)] = True
+
+
+def _protocol_version(_: PeerBlock, value: str) -> None:
+    if value != "1":
+        raise UapiError(errno.EINVAL, f"protocol_version: {_quote(value)}: only version 1 exists")
+
+
+_DEVICE_KEYS: Final[dict[str, Callable[[SetRequest, str], None]]] = {
+    "private_key": _private_key,
+    "listen_port": _listen_port,
+    "fwmark": _fwmark,
+    "replace_peers": _replace_peers,
+}
+_PEER_KEYS: Final[dict[str, Callable[[PeerBlock, str], None]]] = {
+    "remove": _remove,
+    "update_only": _update_only,
+    "preshared_key": _preshared_key,
+    "endpoint": _endpoint,
+    "persistent_keepalive_interval": _persistent_keepalive,
+    "replace_allowed_ips": _replace_allowed_ips,
+    "allowed_ip": _allowed_ip,
+    "protocol_version": _protocol_version,
+}
+
+
+# ---- get ----
+
+
+def dump(device: Device) -> Iterator[bytes]:
+    """The answer to `get=1` without its errno, in pieces of about DUMP_CHUNK. Each peer is seen as it is when
+    its turn comes; one that is removed meanwhile is left out."""
+    lines: list[str] = []
+    private_key = device.core.private_key()
+    if private_key:
+        lines.append(f"private_key={private_key.hex()}\n")
+    if device.listen_port:
+        lines.append(f"listen_port={device.listen_port}\n")
+    if device.fwmark:
+        lines.append(f"fwmark={device.fwmark}\n")
+    size = 0
+    for handle in device.core.peers():
+        try:
+            text = _dump_peer(device, handle)
+        except PeerRemovedError:
+            continue
+        lines.append(text)
+        size += len(text)
+        if size >= DUMP_CHUNK:
+            yield "".join(lines).encode()
+            lines.clear()
+            size = 0
+    yield "".join(lines).encode()
+
+
+def _dump_peer(device: Device, handle: int) -> str:
+    info = device.core.peer_info(handle)
+    endpoint = f"endpoint={format_endpoint(info.endpoint)}\n" if info.endpoint else ""
+    psk = device.core.peer_psk(handle) if info.has_psk else _ZERO_KEY
+    seconds, nanoseconds = divmod(device.wall_of(info.handshake_at) if info.handshake_at else 0, 10**9)
+    allowed = "".join(
+        f"allowed_ip={socket.inet_ntop(_FAMILIES[family], address)}/{length}\n"
+        for family, address, length in device.core.peer_allowed(handle)
+    )
+    return (
+        f"public_key={info.public_key.hex()}\n"
+        f"preshared_key={psk.hex()}\n"
+        "protocol_version=1\n"
+        f"{endpoint}"
+        f"last_handshake_time_sec={seconds}\n"
+        f"last_handshake_time_nsec={nanoseconds}\n"
+        f"tx_bytes={info.sent_bytes}\n"
+        f"rx_bytes={info.received_bytes}\n"
+        f"persistent_keepalive_interval={info.persistent_keepalive}\n"
+        f"{allowed}"
+    )
+
+
+def format_endpoint(endpoint: Endpoint) -> str:
+    return (
+        f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+    )
