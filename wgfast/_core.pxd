@@ -74,7 +74,6 @@ cdef extern from "core/tun.h" nogil:
     int wgf_tun_mtu(int fd)
     int wgf_tun_set_mtu(int fd, int mtu)
     int wgf_tun_is_up(int fd)
-    int wgf_tun_monitor(int fd)
 
 cdef extern from "core/wgfast.h" nogil:
     # limits.h

@@ -1674,11 +1674,3 @@ def tun_is_up(int fd):
     with nogil:
         result = wgf_tun_is_up(fd)
     return check_tun(result, None) == 1
-
-
-def tun_monitor(int fd):
-    """A route netlink socket inside the namespace the interface lives in, subscribed to links, addresses, routes."""
-    cdef int result
-    with nogil:
-        result = wgf_tun_monitor(fd)
-    return check_tun(result, None)

@@ -29,7 +29,7 @@ static inline struct wgf_batch *make_batch(uint32_t room)
 		CHECK(packet->outer);
 		packet->inner = packet->outer + 16;
 		packet->outer_room = room;
-		packet->inner_room = room - 16;
+		packet->inner_room = room - 32;
 		packet->drop = WGF_DROP_NOT;
 	}
 	return batch;

@@ -10,8 +10,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/if_tun.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -30,7 +28,6 @@
 #endif
 
 #define ATTEMPTS 3 /* at asking about an interface that is renamed or moved meanwhile */
-#define GROUP(group) (1u << ((group) - 1))
 
 /* ---- The interface ---- */
 
@@ -95,9 +92,8 @@ int wgf_tun_name(int fd, char name[IFNAMSIZ])
 /* ---- Questions asked where the interface lives ---- */
 
 struct visit {
-	int namespace;                /* where to go, or -1: stay */
-	int domain, type, protocol;   /* of the socket to open */
-	int result;                   /* the socket, or -errno */
+	int namespace; /* where to go, or -1: stay */
+	int result;    /* the socket, or -errno */
 };
 
 static void *visit(void *argument)
@@ -107,7 +103,7 @@ static void *visit(void *argument)
 		trip->result = -errno;
 		return NULL;
 	}
-	trip->result = socket(trip->domain, trip->type | SOCK_CLOEXEC, trip->protocol);
+	trip->result = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (trip->result < 0)
 		trip->result = -errno;
 	return NULL;
@@ -136,9 +132,9 @@ static void visit_in_thread(struct visit *trip)
 }
 
 /* A socket in the interface's namespace; in ours where the system does not tell which that is. */
-static int open_socket_there(int fd, int domain, int type, int protocol)
+static int open_socket_there(int fd)
 {
-	struct visit trip = {-1, domain, type, protocol, 0};
+	struct visit trip = {-1, 0};
 	int namespace = ioctl(fd, TUNGETDEVNETNS);
 	if (namespace < 0 && errno == EBADFD)
 		return -ENODEV;
@@ -160,7 +156,7 @@ static int ask(int fd, unsigned long what, struct ifreq *request)
 		int error = wgf_tun_name(fd, request->ifr_name);
 		if (error)
 			return error;
-		int s = open_socket_there(fd, AF_INET, SOCK_DGRAM, 0);
+		int s = open_socket_there(fd);
 		if (s < 0)
 			return s;
 		error = ioctl(s, what, request) < 0 ? errno : 0;
@@ -190,24 +186,6 @@ int wgf_tun_is_up(int fd)
 	struct ifreq request = {0};
 	int error = ask(fd, SIOCGIFFLAGS, &request);
 	return error ? error : (request.ifr_flags & IFF_UP) != 0;
-}
-
-int wgf_tun_monitor(int fd)
-{
-	struct sockaddr_nl address = {
-		.nl_family = AF_NETLINK,
-		.nl_groups = GROUP(RTNLGRP_LINK) | GROUP(RTNLGRP_IPV4_IFADDR) |
-			     GROUP(RTNLGRP_IPV6_IFADDR) | GROUP(RTNLGRP_IPV4_ROUTE) |
-			     GROUP(RTNLGRP_IPV6_ROUTE) | GROUP(RTNLGRP_IPV4_RULE) |
-			     GROUP(RTNLGRP_IPV6_RULE),
-	};
-	int s = open_socket_there(fd, AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
-	if (s >= 0 && bind(s, (struct sockaddr *)&address, sizeof(address)) < 0) {
-		int error = errno;
-		close(s);
-		return -error;
-	}
-	return s;
 }
 
 /* ---- The packet path ---- */

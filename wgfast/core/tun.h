@@ -26,10 +26,6 @@ int wgf_tun_mtu(int fd);
 int wgf_tun_set_mtu(int fd, int mtu);
 /* 1 up, 0 down. */
 int wgf_tun_is_up(int fd);
-/* A route netlink socket inside the namespace the interface lives in now, wherever it was moved,
- * subscribed to links, addresses and routes; non-blocking. -errno, -EPERM without CAP_SYS_ADMIN. */
-int wgf_tun_monitor(int fd);
-
 /* Reads packets into slots from batch->count on, until the batch is full (packets or bytes) or there
  * is nothing left. Returns how many, or -ENODEV when the interface is gone or the other end of a seqpacket
  * pair has closed (of a datagram pair the system does not tell). */
