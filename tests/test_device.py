@@ -4,91 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import gc
 import logging
 import os
-import pickle
 import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
+from devicepair import PATIENCE, End, Tunnel, driven, eventually
 from forking import forked
 
 from wgfast import (
     ClosedError,
-    ConfigError,
     Device,
-    Endpoint,
-    Peer,
-    PeerRemovedError,
-    PrivateKey,
-    generate_preshared_key,
-    generate_private_key,
-    public_key,
 )
 from wgfast.control import News
 from wgfast.testing import packet
-
-PATIENCE = 10  # seconds, for what takes milliseconds
-
-
-class End:
-    """A device and the socket at its inner side."""
-
-    def __init__(self, number: int, kind: int = socket.SOCK_SEQPACKET, **options: Any) -> None:
-        self.inner, self._outer = socket.socketpair(socket.AF_UNIX, kind)
-        self.inner.settimeout(PATIENCE)
-        self.device = Device(generate_private_key(), tun=self._outer.fileno(), name=f"end{number}", **options)
-        self.address = f"10.0.0.{number}"
-
-    @property
-    def key(self) -> bytes:
-        key = self.device.public_key
-        assert key
-        return key
-
-    def knows(self, other: End, **options: Any) -> Peer:
-        return self.device.add_peer(other.key, allowed_ips=[f"{other.address}/32"], **options)
-
-    def says(self, other: End, payload: bytes) -> bytes:
-        inner = packet(self.address, other.address, payload)
-        self.inner.send(inner)
-        return inner
-
-    def close(self) -> None:
-        self.device.close()
-        self.inner.close()
-        self._outer.close()
-
-
-class Tunnel:
-    def __init__(self, **options: Any) -> None:
-        self.a, self.b = End(1, **options), End(2, **options)
-
-    def connect(self, **options: Any) -> Tunnel:
-        """Both are up; a knows where b is."""
-        self.b.device.up()
-        self.to_a = self.b.knows(self.a)
-        where = ("127.0.0.1", self.b.device.listen_port)
-        self.to_b = self.a.knows(self.b, endpoint=where, **options)
-        self.a.device.up()
-        return self
-
-    def exchange(self, payload: bytes = b"ping") -> None:
-        sent = self.a.says(self.b, payload)
-        assert self.b.inner.recv(65536) == sent
-        sent = self.b.says(self.a, payload)
-        assert self.a.inner.recv(65536) == sent
-
-    def close(self) -> None:
-        self.a.close()
-        self.b.close()
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -96,27 +31,6 @@ def tunnel(request: pytest.FixtureRequest) -> Iterator[Tunnel]:
     made = Tunnel(threads=request.param)
     yield made
     made.close()
-
-
-@contextlib.contextmanager
-def driven(tunnel: Tunnel) -> Iterator[Tunnel]:
-    """Both control planes run in threads, as they do in a `with device`."""
-    tunnel.connect()
-    with tunnel.a.device, tunnel.b.device:
-        yield tunnel
-
-
-def past_the_flood() -> None:
-    """Initiations of one peer closer than 1/50 s are refused as a flood, and tried again 5 s later."""
-    time.sleep(0.03)
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """For what another thread does, and no descriptor tells."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 # ---- traffic ----
@@ -242,281 +156,6 @@ def test_an_interface_that_vanishes_is_news(tunnel: Tunnel) -> None:
         assert gone.wait(PATIENCE)
         tunnel.b.inner.send(packet("10.0.0.2", "10.0.0.1", b"to nobody"))
         eventually(lambda: tunnel.a.device.drops()["receive_inner_refused"])
-
-
-# ---- changes under way ----
-
-
-def test_a_port_changes_under_traffic_and_the_old_one_stays_if_it_cannot(tunnel: Tunnel) -> None:
-    with driven(tunnel):
-        tunnel.exchange()
-        device = tunnel.a.device
-        before = device.listen_port
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-            taken.bind(("0.0.0.0", 0))
-            port = taken.getsockname()[1]
-            with pytest.raises(OSError, match=f"listen_port {port}"):
-                device.listen_port = port
-            assert device.listen_port == before
-            tunnel.exchange()
-        device.listen_port = port
-        assert (device.listen_port, device.configured_port) == (port, port)
-        tunnel.exchange()
-        endpoint = tunnel.to_a.endpoint
-        assert endpoint
-        assert endpoint.port == port
-        device.listen_port = 0
-        assert device.listen_port != port
-        assert device.configured_port == 0
-        tunnel.exchange()
-
-
-def test_a_new_private_key_needs_a_new_handshake(tunnel: Tunnel) -> None:
-    with driven(tunnel):
-        tunnel.exchange()
-        past_the_flood()
-        private = generate_private_key()
-        tunnel.b.device.private_key = private
-        assert tunnel.b.device.private_key == private
-        assert tunnel.b.device.public_key == public_key(private)
-        assert tunnel.to_a.stats.session_age is None
-        tunnel.a.device.remove_peer(tunnel.to_b)
-        tunnel.to_b = tunnel.a.knows(tunnel.b, endpoint=("127.0.0.1", tunnel.b.device.listen_port))
-        tunnel.exchange()
-
-
-def test_a_peer_that_would_be_ourselves_is_removed_or_refused() -> None:
-    with contextlib.closing(End(1)) as end:
-        private = generate_private_key()
-        peer = end.device.add_peer(public_key(private))
-        end.device.private_key = private
-        assert len(end.device.peers) == 0
-        with pytest.raises(PeerRemovedError):
-            _ = peer.stats
-        with pytest.raises(ConfigError, match="own"):
-            end.device.add_peer(public_key(private))
-        assert end.device.ensure_peer(public_key(private)) == 0
-        end.device.private_key = None
-        assert end.device.private_key is None
-        assert end.device.public_key is None
-        assert end.device.ensure_peer(public_key(private)) != 0
-
-
-def test_a_changed_psk_takes_part_at_once(tunnel: Tunnel) -> None:
-    with driven(tunnel):
-        tunnel.exchange()
-        psk = generate_preshared_key()
-        tunnel.to_a.preshared_key = psk
-        assert tunnel.to_a.preshared_key == psk
-        tunnel.exchange()
-        tunnel.to_b.preshared_key = str(psk)
-        # The old session goes on, and the handshake with the new key is planned, not waited for.
-        tunnel.exchange()
-        tunnel.to_b.preshared_key = None
-        assert tunnel.to_b.preshared_key is None
-
-
-def test_down_ends_sessions_and_up_begins_anew(tunnel: Tunnel) -> None:
-    with driven(tunnel):
-        tunnel.exchange()
-        device = tunnel.a.device
-        port = device.listen_port
-        device.listen_port = port
-        device.down()
-        assert not device.is_up
-        assert tunnel.to_b.stats.session_age is None
-        assert device.statistics().sessions == 0
-        device.down()
-        past_the_flood()
-        tunnel.to_b.persistent_keepalive = 25
-        device.up()
-        device.up()
-        assert device.listen_port == port
-        # The keepalive that is owed at once brings a session, though the last handshake was a moment ago.
-        eventually(lambda: tunnel.to_b.stats.session_age is not None)
-        tunnel.exchange()
-
-
-def test_a_device_that_is_down_stays_silent() -> None:
-    with contextlib.closing(Tunnel(threads=1)) as tunnel:
-        tunnel.connect(persistent_keepalive=1)
-        tunnel.a.device.process()
-        tunnel.a.device.down()
-        sent = tunnel.to_b.stats.sent_bytes
-        for _ in range(3):
-            tunnel.a.device.process()
-        tunnel.to_b.handshake()
-        assert tunnel.to_b.stats.sent_bytes == sent
-
-
-def test_a_port_that_is_taken_leaves_the_device_down() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind(("0.0.0.0", 0))
-        port = taken.getsockname()[1]
-        with contextlib.closing(End(1, listen_port=port)) as end:
-            with pytest.raises(OSError, match=f"listen_port {port}"):
-                end.device.up()
-            assert not end.device.is_up
-            assert end.device.listen_port == port
-            end.device.listen_port = 0
-            end.device.up()
-            assert end.device.listen_port
-
-
-def test_fwmark() -> None:
-    with contextlib.closing(End(1, fwmark=0)) as end:
-        end.device.fwmark = 0x1234
-        try:
-            end.device.up()
-        except PermissionError:
-            pytest.skip("setting a mark needs CAP_NET_ADMIN")
-        end.device.fwmark = 0x4321
-        assert end.device.fwmark == 0x4321
-        end.device.fwmark = 0
-
-
-# ---- peers ----
-
-
-def test_allowed_ips_are_read_replaced_added_and_removed() -> None:
-    with contextlib.closing(End(1)) as end:
-        first = end.device.add_peer(os.urandom(32), allowed_ips="10.1.0.7/16, fd00::1")
-        second = end.device.add_peer(os.urandom(32))
-        assert [str(prefix) for prefix in first.allowed_ips] == ["10.1.0.0/16", "fd00::1/128"]
-        second.allow(["10.1.0.0/16", "10.2.0.0/16"])
-        assert [str(prefix) for prefix in first.allowed_ips] == ["fd00::1/128"]
-        second.allowed_ips = ["10.2.0.0/16", "10.3.0.0/16"]
-        assert [str(prefix) for prefix in second.allowed_ips] == ["10.2.0.0/16", "10.3.0.0/16"]
-        second.disallow("10.3.0.0/16, 10.9.0.0/16")
-        assert [str(prefix) for prefix in second.allowed_ips] == ["10.2.0.0/16"]
-        with pytest.raises(ConfigError, match=r"10\.0\.0\.0/33.*0 to 32"):
-            second.allowed_ips = ["10.4.0.0/16", "10.0.0.0/33"]
-        assert [str(prefix) for prefix in second.allowed_ips] == ["10.2.0.0/16"]
-
-
-def test_replacing_allowed_ips_leaves_no_gap() -> None:
-    """A prefix that stays is owned at every moment."""
-    with contextlib.closing(End(1)) as end:
-        peer = end.device.add_peer(os.urandom(32), allowed_ips="10.0.0.0/8")
-        done = threading.Event()
-        missing = []
-
-        def watch() -> None:
-            while not done.is_set():
-                if not end.device.core.route(4, bytes([10, 1, 2, 3])):
-                    missing.append(1)
-
-        thread = threading.Thread(target=watch)
-        thread.start()
-        for i in range(300):
-            peer.allowed_ips = ["10.0.0.0/8", f"192.168.{i % 250}.0/24"]
-        done.set()
-        thread.join()
-        assert missing == []
-
-
-def test_peers_are_a_mapping() -> None:
-    with contextlib.closing(End(1)) as end:
-        keys = [public_key(generate_private_key()) for _ in range(5)]
-        made = [end.device.add_peer(key) for key in keys]
-        assert list(end.device.peers) == keys
-        assert len(end.device.peers) == 5
-        assert end.device.peers[str(keys[1])] == made[1] == end.device.peer(keys[1].hex())
-        assert keys[2] in end.device.peers
-        with pytest.raises(KeyError):
-            end.device.peer(os.urandom(32))
-        with pytest.raises(ConfigError, match="is a peer already"):
-            end.device.add_peer(keys[0])
-        end.device.remove_peer(keys[0])
-        made[1].remove()
-        assert list(end.device.peers) == keys[2:]
-        for use in (lambda: made[0].stats, lambda: made[1].allow("10.0.0.0/8"), made[1].remove):
-            with pytest.raises(PeerRemovedError):
-                use()
-        assert made[2].public_key.short in repr(made[2])
-
-
-@pytest.mark.parametrize(
-    ("given", "expected"),
-    [
-        ("192.0.2.1:51820", Endpoint("192.0.2.1", 51820)),
-        ("[2001:db8::1]:51820", Endpoint("2001:db8::1", 51820)),
-        (("192.0.2.1", 9), Endpoint("192.0.2.1", 9)),
-        (Endpoint("fe80::1%1", 9), Endpoint("fe80::1%1", 9)),
-        ("[fe80::1%lo]:9", Endpoint("fe80::1%1", 9)),
-        ("localhost:9", None),
-        (None, None),
-    ],
-)
-def test_endpoints_in_every_form(given: Any, expected: Endpoint | None) -> None:
-    with contextlib.closing(End(1)) as end:
-        peer = end.device.add_peer(os.urandom(32), endpoint=given)
-        if given == "localhost:9":
-            assert peer.endpoint
-            assert peer.endpoint.host in ("127.0.0.1", "::1")
-        else:
-            assert peer.endpoint == expected
-        peer.endpoint = None
-        assert peer.endpoint is None
-
-
-# ---- what is refused ----
-
-
-@pytest.mark.parametrize(
-    ("options", "field"),
-    [
-        ({"listen_port": 65536}, "listen_port"),
-        ({"listen_port": -1}, "listen_port"),
-        ({"listen_port": True}, "listen_port"),
-        ({"fwmark": 1 << 32}, "fwmark"),
-        ({"mtu": 67}, "mtu"),
-        ({"mtu": 65507}, "mtu"),
-        ({"threads": 0}, "threads"),
-        ({"threads": 65}, "threads"),
-        ({"threads": "two"}, "threads"),
-        ({"private_key": "nonsense"}, "private_key"),
-        ({"private_key": b"\0" * 31}, "private_key"),
-        ({"tun": -1}, "tun"),
-    ],
-)
-def test_bad_options_are_named(options: dict[str, Any], field: str) -> None:
-    with pytest.raises(ConfigError, match=field):
-        Device(**options)
-
-
-def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WGFAST_THREADS", "3")
-    with contextlib.closing(Device()) as device:
-        assert device.statistics().threads == 3
-    for bad in ("0", "65", "many", "-1", "1.5"):
-        monkeypatch.setenv("WGFAST_THREADS", bad)
-        with pytest.raises(ConfigError, match="WGFAST_THREADS"):
-            Device()
-    monkeypatch.delenv("WGFAST_THREADS")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(2)))
-    with contextlib.closing(Device()) as device:
-        assert device.statistics().threads == 1
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
-    with contextlib.closing(Device()) as device:
-        assert device.statistics().threads == 4
-
-
-def test_a_device_cannot_be_copied_nor_its_peers() -> None:
-    with contextlib.closing(End(1)) as end:
-        peer = end.device.add_peer(os.urandom(32))
-        for thing in (end.device, peer, end.device.core):
-            for copier in (copy.copy, copy.deepcopy, pickle.dumps):
-                with pytest.raises(TypeError):
-                    copier(thing)
-
-
-def test_keys_hide_in_repr_and_compare_as_bytes() -> None:
-    private = generate_private_key()
-    assert str(private) not in repr(private)
-    assert PrivateKey(bytes(private)) == private == bytes(private)
-    assert f"{public_key(private)}" == str(public_key(str(private)))
-    assert repr(generate_preshared_key()) == "<PresharedKey, hidden>"
 
 
 # ---- fork, handlers, closing ----

@@ -129,8 +129,8 @@ def iperf_tcp(namespace: Namespace, destination: str, amount: int = 8 << 20, rev
 
 
 def iperf_udp(namespace: Namespace, destination: str, length: int, amount: int = 2 << 20) -> tuple[int, int]:
-    """(datagrams sent, datagrams lost) as the receiver counted them, at 100 Mbit/s."""
-    options = ["-u", "-b", "100M", "-n", str(amount), "-l", str(length)]
+    """(datagrams sent, datagrams lost) as the receiver counted them, at 40 Mbit/s."""
+    options = ["-u", "-b", "40M", "-n", str(amount), "-l", str(length)]
     summary = _iperf(namespace, destination, *options)["sum"]
     return int(summary["packets"]), int(summary["lost_packets"])
 
