@@ -31,15 +31,21 @@ static struct wgf_index_entry *addressee(struct wgf_device *device, const struct
 static void put(struct wgf_device *device, struct wgf_packet *packet, enum wgf_event_kind kind,
 		const struct wgf_peer *peer)
 {
-	struct wgf_event event = {.kind = kind, .peer = peer ? peer->handle : 0, .endpoint = packet->endpoint};
-	if (kind != WGF_EVENT_COOKIE) {
-		event.length = packet->outer_len;
-		memcpy(event.data, packet->outer, packet->outer_len);
-	}
+	struct wgf_event event = {.kind = kind, .peer = peer ? peer->handle : 0, .endpoint = packet->endpoint,
+				  .length = packet->outer_len};
+	memcpy(event.data, packet->outer, packet->outer_len);
 	if (wgf_events_put(&device->events, &event))
 		packet->drop = WGF_DROP_CONSUMED;
 	else
 		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_QUEUE);
+}
+
+/* The cookie is in the jar; that nobody hears of it, where the queue is full, drops nothing. */
+static void say_cookie(struct wgf_device *device, struct wgf_packet *packet, const struct wgf_peer *peer)
+{
+	struct wgf_event event = {.kind = WGF_EVENT_COOKIE, .peer = peer->handle, .endpoint = packet->endpoint};
+	wgf_events_put(&device->events, &event);
+	packet->drop = WGF_DROP_CONSUMED;
 }
 
 static void judge_cookie(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
@@ -52,7 +58,7 @@ static void judge_cookie(struct wgf_device *device, struct wgf_packet *packet, u
 	else if (!wgf_cookie_consume(&entry->peer->jar, &reply, now))
 		wgf_drop_packet(device, packet, WGF_DROP_COOKIE_INVALID);
 	else
-		put(device, packet, WGF_EVENT_COOKIE, entry->peer);
+		say_cookie(device, packet, entry->peer);
 }
 
 /* That it has ended, the control plane finds out by asking. */

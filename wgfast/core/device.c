@@ -50,7 +50,6 @@ static int init_path(struct wgf_device *device, uint32_t threads)
 {
 	struct wgf_workers *workers = &device->workers;
 	workers->count = threads;
-	workers->wake = -1;
 	if (!threads) {
 		device->outbox.messages = wgf_secret_map(WGF_OUTBOX * sizeof *device->outbox.messages);
 		return device->outbox.messages ? 0 : -ENOMEM;
@@ -94,6 +93,7 @@ struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 	atomic_init(&device->mtu, WGF_MTU_DEFAULT);
 	atomic_init(&device->planned, UINT64_MAX);
 	device->events.fd = -1;
+	device->workers.wake = -1;
 	pthread_mutex_init(&device->config, NULL);
 	pthread_mutex_init(&device->receive_order, NULL);
 	pthread_mutex_init(&device->outbox.lock, NULL);
@@ -196,7 +196,9 @@ static void forget_old_key(struct wgf_device *device)
 		wgf_peer_end_sessions(peer);
 		wgf_wipe(peer->shared, sizeof peer->shared);
 		peer->has_shared = false;
-		memset(peer->latest_timestamp, 0, sizeof peer->latest_timestamp);
+		/* The new key's handshake need not wait for the old one's. The greatest time stamp stays: were this
+		 * key to come back, initiations recorded under it would be taken again. */
+		atomic_store(&peer->timers.initiation_sent, 0);
 	}
 }
 
@@ -262,6 +264,7 @@ int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, u
 		return -EOPNOTSUPP;
 	struct wgf_udp *udp;
 	pthread_mutex_lock(&device->config);
+	wgf_epoch_collect(&device->epoch); /* the port may be one we left a moment ago */
 	int error = wgf_udp_open(&udp, port, fwmark);
 	if (!error) {
 		*bound = udp->port;

@@ -77,6 +77,8 @@ void wgf_endpoint_store(struct wgf_endpoint_cell *cell, const struct wgf_endpoin
 bool wgf_endpoint_roam(struct wgf_endpoint_cell *cell, const struct wgf_endpoint *value)
 {
 	struct wgf_endpoint current;
+	if (value->family != 4 && value->family != 6) /* an Engine's caller does not know */
+		return false;
 	/* Nearly every packet comes from where the last one came from: nothing is written then. */
 	wgf_endpoint_load(cell, &current);
 	if (memcmp(&current, value, sizeof(current)) == 0)

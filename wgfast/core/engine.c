@@ -31,6 +31,12 @@ static uint32_t clip(size_t stride)
 	return stride < UINT32_MAX ? (uint32_t)stride : UINT32_MAX;
 }
 
+/* What row i holds. Looked at once: another thread of the caller's may change it after it was judged. */
+static uint32_t length_of(const struct wgf_rows *rows, size_t i)
+{
+	return *(const volatile uint32_t *)&rows->length[i];
+}
+
 static void batch_begin(struct wgf_device *device, struct wgf_batch *batch, uint32_t count, uint64_t now)
 {
 	batch->count = count;
@@ -41,29 +47,24 @@ static void batch_begin(struct wgf_device *device, struct wgf_batch *batch, uint
 
 /* ---- sending ---- */
 
-static void load_inner(struct wgf_batch *batch, const struct wgf_rows *in, const struct wgf_rows *out,
-		       struct span span)
+static void load_inner(struct wgf_device *device, struct wgf_batch *batch, const struct wgf_rows *in,
+		       const struct wgf_rows *out, struct span span)
 {
 	for (size_t i = 0; i < span.count; i++) {
 		struct wgf_packet *packet = &batch->packets[i];
 		size_t at = span.first + i;
 		packet->inner = in->data + at * in->stride;
-		packet->inner_len = in->length[at];
+		packet->inner_len = length_of(in, at);
 		packet->inner_room = clip(in->stride);
 		packet->outer = out->data + at * out->stride;
 		packet->outer_room = clip(out->stride);
 		packet->drop = WGF_DROP_NOT;
 		/* An empty inner packet is how the core spells a keepalive; from a caller it is no packet. */
 		if (!packet->inner_len)
-			packet->drop = WGF_DROP_SEND_MALFORMED;
+			wgf_drop_packet(device, packet, WGF_DROP_SEND_MALFORMED);
+		else if (packet->inner_len > in->stride)
+			wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);
 	}
-}
-
-static void count_empty(struct wgf_device *device, const struct wgf_batch *batch)
-{
-	for (uint32_t i = 0; i < batch->count; i++)
-		if (batch->packets[i].drop == WGF_DROP_SEND_MALFORMED)
-			wgf_drop_count(device, WGF_DROP_SEND_MALFORMED);
 }
 
 static void store_outer(const struct wgf_packet *packet, uint32_t *length, struct wgf_endpoint *to,
@@ -88,8 +89,7 @@ int wgf_engine_send(struct wgf_device *device, const struct wgf_rows *in, const 
 	for (size_t done = 0; done < n; done += span.count) {
 		span = next_span(done, n);
 		batch_begin(device, &batch, (uint32_t)span.count, now);
-		load_inner(&batch, in, out, span);
-		count_empty(device, &batch);
+		load_inner(device, &batch, in, out, span);
 		wgf_send_seal(device, &batch);
 		wgf_send_account(device, &batch);
 		for (size_t i = 0; i < span.count; i++) {
@@ -105,20 +105,23 @@ int wgf_engine_send(struct wgf_device *device, const struct wgf_rows *in, const 
 
 /* ---- receiving ---- */
 
-static void load_outer(struct wgf_batch *batch, const struct wgf_rows *in, const struct wgf_rows *out,
-		       const struct wgf_endpoint *from, const uint8_t *tos, struct span span)
+static void load_outer(struct wgf_device *device, struct wgf_batch *batch, const struct wgf_rows *in,
+		       const struct wgf_rows *out, const struct wgf_endpoint *from, const uint8_t *tos,
+		       struct span span)
 {
 	for (size_t i = 0; i < span.count; i++) {
 		struct wgf_packet *packet = &batch->packets[i];
 		size_t at = span.first + i;
 		packet->outer = in->data + at * in->stride;
-		packet->outer_len = in->length[at];
+		packet->outer_len = length_of(in, at);
 		packet->outer_room = clip(in->stride);
 		packet->inner = out->data + at * out->stride;
 		packet->inner_room = clip(out->stride);
 		packet->endpoint = from[at];
 		packet->tos = tos[at];
 		packet->drop = WGF_DROP_NOT;
+		if (packet->outer_len > in->stride)
+			wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_OVERSIZED);
 	}
 }
 
@@ -134,7 +137,7 @@ int wgf_engine_receive(struct wgf_device *device, const struct wgf_rows *in, con
 	for (size_t done = 0; done < n; done += span.count) {
 		span = next_span(done, n);
 		batch_begin(device, &batch, (uint32_t)span.count, now);
-		load_outer(&batch, in, out, from, tos, span);
+		load_outer(device, &batch, in, out, from, tos, span);
 		wgf_receive_open(device, &batch);
 		pthread_mutex_lock(&device->receive_order);
 		wgf_receive_order(device, &batch);
@@ -221,12 +224,10 @@ int64_t wgf_engine_drain(struct wgf_device *device, const struct wgf_rows *out, 
 	if (out->stride < WGF_HANDSHAKE_MESSAGE_MAX)
 		return -EMSGSIZE;
 	size_t filled = drain_outbox(device, out, n, to, tos, peer);
+	/* Each round takes packets out of the queues or a peer off the list, even one of which nothing may leave. */
 	while (filled < n && atomic_load(&device->staged.flushing)) {
 		struct wgf_rows rest = {out->data + filled * out->stride, out->stride, out->length + filled};
-		size_t more = drain_staged(device, &rest, n - filled, to + filled, tos + filled, peer + filled, now);
-		if (!more)
-			break;
-		filled += more;
+		filled += drain_staged(device, &rest, n - filled, to + filled, tos + filled, peer + filled, now);
 	}
 	return (int64_t)filled;
 }

@@ -15,7 +15,7 @@ int wgf_epoch_init(struct wgf_epoch *epoch)
 	epoch->readers = NULL;
 	epoch->oldest = NULL;
 	epoch->newest = &epoch->oldest;
-	epoch->waiting = 0;
+	atomic_init(&epoch->waiting, 0);
 	return -pthread_mutex_init(&epoch->lock, NULL);
 }
 
@@ -48,6 +48,13 @@ void wgf_epoch_leave(struct wgf_epoch *epoch, struct wgf_reader *reader)
 	pthread_mutex_unlock(&epoch->lock);
 }
 
+/* Under the lock. */
+static void change_waiting(struct wgf_epoch *epoch, size_t change)
+{
+	size_t waiting = atomic_load_explicit(&epoch->waiting, memory_order_relaxed);
+	atomic_store_explicit(&epoch->waiting, waiting + change, memory_order_relaxed);
+}
+
 void wgf_epoch_retire(struct wgf_epoch *epoch, struct wgf_retired *item,
 		      void (*release)(struct wgf_retired *self))
 {
@@ -57,7 +64,7 @@ void wgf_epoch_retire(struct wgf_epoch *epoch, struct wgf_retired *item,
 	item->epoch = atomic_fetch_add(&epoch->now, 1);
 	*epoch->newest = item;
 	epoch->newest = &item->next;
-	epoch->waiting++;
+	change_waiting(epoch, 1);
 	pthread_mutex_unlock(&epoch->lock);
 }
 
@@ -83,7 +90,7 @@ static struct wgf_retired *take_passed(struct wgf_epoch *epoch)
 	struct wgf_retired *passed = epoch->oldest, **end = &epoch->oldest;
 	while (*end && (*end)->epoch < earliest) {
 		end = &(*end)->next;
-		epoch->waiting--;
+		change_waiting(epoch, SIZE_MAX);
 	}
 	if (end == &epoch->oldest)
 		return NULL;
@@ -105,7 +112,7 @@ size_t wgf_epoch_collect(struct wgf_epoch *epoch)
 		item = next;
 	}
 	pthread_mutex_lock(&epoch->lock);
-	size_t waiting = epoch->waiting;
+	size_t waiting = atomic_load_explicit(&epoch->waiting, memory_order_relaxed);
 	pthread_mutex_unlock(&epoch->lock);
 	return waiting;
 }

@@ -15,6 +15,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -36,7 +37,7 @@ struct wgf_epoch {
 	struct wgf_reader *readers;
 	struct wgf_retired *oldest;
 	struct wgf_retired **newest;
-	size_t waiting;
+	_Atomic size_t waiting;            /* written under the lock */
 };
 
 int wgf_epoch_init(struct wgf_epoch *epoch);
@@ -66,8 +67,15 @@ static inline void wgf_epoch_exit(struct wgf_reader *reader)
 void wgf_epoch_retire(struct wgf_epoch *epoch, struct wgf_retired *item,
 		      void (*release)(struct wgf_retired *self));
 
-/* Releases what every reader has passed. Any thread that is not inside a reader; control plane by
- * habit. Returns how many items still wait. Release functions run without the lock held. */
+/* Is there anything to collect, as far as this thread has heard? Takes no lock. */
+static inline bool wgf_epoch_waits(struct wgf_epoch *epoch)
+{
+	return atomic_load_explicit(&epoch->waiting, memory_order_relaxed) != 0;
+}
+
+/* Releases what every reader has passed. Any thread that is not inside a reader; the control
+ * plane after a change, and workers between batches, so that what a busy reader held up does not wait for
+ * the next change. Returns how many items still wait. Release functions run without the lock held. */
 size_t wgf_epoch_collect(struct wgf_epoch *epoch);
 
 #endif

@@ -62,6 +62,8 @@ int wgf_indextable_init(struct wgf_indextable *table, struct wgf_epoch *epoch)
 void wgf_indextable_destroy(struct wgf_indextable *table)
 {
 	struct wgf_index_array *array = atomic_load_explicit(&table->array, memory_order_acquire);
+	if (!array) /* it was never made */
+		return;
 	for (size_t i = 0; i <= array->mask; i++) {
 		struct wgf_index_entry *entry =
 			atomic_load_explicit(&array->slots[i], memory_order_relaxed);

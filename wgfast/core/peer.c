@@ -59,15 +59,21 @@ bool wgf_peer_confirm_session(struct wgf_peer *peer, struct wgf_keypair *keypair
 	return confirmed;
 }
 
+static void drop_index(struct wgf_peer *peer, struct wgf_index_entry **entry)
+{
+	if (*entry)
+		wgf_indextable_remove(&peer->device->indices, *entry);
+	*entry = NULL;
+}
+
 void wgf_peer_end_sessions(struct wgf_peer *peer)
 {
 	pthread_mutex_lock(&peer->sessions);
 	wgf_keypair_retire(swap(&peer->current, NULL));
 	wgf_keypair_retire(swap(&peer->previous, NULL));
 	wgf_keypair_retire(swap(&peer->next, NULL));
-	if (peer->handshake)
-		wgf_indextable_remove(&peer->device->indices, peer->handshake);
-	peer->handshake = NULL;
+	drop_index(peer, &peer->handshake);
+	drop_index(peer, &peer->answer);
 	pthread_mutex_unlock(&peer->sessions);
 }
 

@@ -32,6 +32,7 @@ struct wgf_peer {
 	_Atomic(struct wgf_keypair *) previous;    /* still receives */
 	_Atomic(struct wgf_keypair *) next;        /* we answered, and wait for the first packet */
 	struct wgf_index_entry *handshake;         /* index of our running initiation; under `sessions` */
+	struct wgf_index_entry *answer;            /* index of a response that is no session yet; under `sessions` */
 
 	struct wgf_endpoint_cell endpoint;
 	struct wgf_timers timers;
@@ -98,7 +99,7 @@ void wgf_peer_begin_session(struct wgf_peer *peer, struct wgf_keypair *keypair, 
 bool wgf_peer_confirm_session(struct wgf_peer *peer, struct wgf_keypair *keypair);
 /* Forgets the index of our running handshake: a response to it finds nothing. */
 void wgf_peer_drop_handshake(struct wgf_peer *peer);
-/* Retires every keypair and the running handshake's index. */
+/* Retires every keypair and the indices of handshakes under way. */
 void wgf_peer_end_sessions(struct wgf_peer *peer);
 
 /* current, if it may send now; otherwise NULL, and the caller stages and wants a handshake. */

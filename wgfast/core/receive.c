@@ -144,8 +144,9 @@ static void confirm(struct wgf_device *device, struct wgf_packet *packet, uint64
 	if (!wgf_peer_confirm_session(packet->peer, packet->keypair))
 		return;
 	wgf_timers_handshake_completed(device, packet->peer, now);
-	if (atomic_load_explicit(&packet->peer->staged.count, memory_order_relaxed))
-		wgf_staged_flush(device, packet->peer);
+	/* Without a look at the queue's count first: under the lock it is certain that whoever staged before
+	 * this session is seen, or sees the session (stage_run). */
+	wgf_staged_flush(device, packet->peer);
 	put_event(device, WGF_EVENT_CONFIRMED, packet);
 }
 
@@ -179,9 +180,10 @@ static bool order_packet(struct wgf_device *device, struct wgf_packet *packet, u
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_REPLAYED);
 		return false;
 	}
-	confirm(device, packet, now);
+	/* Roam first: what a confirmation lets go leaves for where the packet came from. */
 	if (wgf_endpoint_roam(&packet->peer->endpoint, &packet->endpoint))
 		put_event(device, WGF_EVENT_ROAMED, packet);
+	confirm(device, packet, now);
 	atomic_fetch_add_explicit(&packet->peer->received_bytes, packet->outer_len, memory_order_relaxed);
 	if (packet->inner_len) {
 		*data = true;

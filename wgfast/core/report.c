@@ -44,9 +44,10 @@ int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info)
 	pthread_mutex_lock(&device->config);
 	info->peers = device->peers.count;
 	info->indices = (uint32_t)wgf_indextable_count(&device->indices);
-	info->keypairs = (uint32_t)device->keypair_rows.in_use;
+	info->keypairs = (uint32_t)wgf_secret_pool_in_use(&device->keypair_rows);
 	info->threads = device->workers.count;
-	info->events_waiting = (uint32_t)(atomic_load(&device->events.put) - atomic_load(&device->events.got));
+	uint64_t got = atomic_load(&device->events.got); /* first, or it might pass the other */
+	info->events_waiting = (uint32_t)(atomic_load(&device->events.put) - got);
 	info->staged = staged_packets(device);
 	info->packet_memory_ceiling = device->ceiling;
 	info->listen_port = atomic_load_explicit(&device->listen_port, memory_order_relaxed);

@@ -19,15 +19,24 @@ void wgf_ring_destroy(struct wgf_ring *ring, struct wgf_epoch *epoch)
 	ring->batches = NULL;
 }
 
+static bool is_full(struct wgf_ring *ring)
+{
+	/* `emitted` first: it follows the other, and may move on meanwhile. */
+	uint64_t emitted = atomic_load(&ring->emitted);
+	return atomic_load(&ring->taken) - emitted >= ring->size;
+}
+
 struct wgf_batch *wgf_ring_claim(struct wgf_ring *ring, struct wgf_epoch *epoch, uint64_t now)
 {
 	if (atomic_exchange(&ring->reading, true))
 		return NULL;
-	uint64_t taken = atomic_load_explicit(&ring->taken, memory_order_relaxed);
-	if (taken - atomic_load_explicit(&ring->emitted, memory_order_acquire) >= ring->size) {
+	while (is_full(ring)) {
 		atomic_store(&ring->reading, false);
-		return NULL;
+		/* Who emitted before that and came here found us, and left it to us. Whoever emits later will come. */
+		if (is_full(ring) || atomic_exchange(&ring->reading, true))
+			return NULL;
 	}
+	uint64_t taken = atomic_load_explicit(&ring->taken, memory_order_relaxed);
 	struct wgf_batch *batch = &ring->batches[taken % ring->size];
 	wgf_batch_reset(batch, now);
 	wgf_epoch_enter(epoch, &batch->reader);

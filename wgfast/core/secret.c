@@ -143,3 +143,11 @@ void wgf_secret_give(struct wgf_secret_pool *pool, void *row)
 	pool->in_use--;
 	pthread_mutex_unlock(&pool->lock);
 }
+
+size_t wgf_secret_pool_in_use(struct wgf_secret_pool *pool)
+{
+	pthread_mutex_lock(&pool->lock);
+	size_t in_use = pool->in_use;
+	pthread_mutex_unlock(&pool->lock);
+	return in_use;
+}

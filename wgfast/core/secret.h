@@ -27,5 +27,6 @@ int wgf_secret_pool_init(struct wgf_secret_pool *pool, size_t row_size);
 void wgf_secret_pool_destroy(struct wgf_secret_pool *pool); /* wipes and unmaps everything */
 void *wgf_secret_take(struct wgf_secret_pool *pool);        /* a zeroed row, NULL: out of memory */
 void wgf_secret_give(struct wgf_secret_pool *pool, void *row);
+size_t wgf_secret_pool_in_use(struct wgf_secret_pool *pool); /* rows taken and not given back */
 
 #endif

@@ -45,7 +45,7 @@ enum wgf_progress wgf_send_run(struct wgf_device *device, uint64_t now)
 	/* A flush that was asked for while we read, by a thread that found us reading, is ours to do. */
 	do
 		progress = send_once(device, now);
-	while (progress == WGF_IDLE && atomic_load(&device->staged.flushing));
+	while ((progress == WGF_IDLE || progress == WGF_GONE) && atomic_load(&device->staged.flushing));
 	return progress;
 }
 
@@ -112,6 +112,10 @@ static void route_packet(struct wgf_device *device, struct wgf_packet *packet, u
 	if (packet->inner_len) {
 		if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
 			wgf_drop_packet(device, packet, WGF_DROP_SEND_MALFORMED);
+			return;
+		}
+		if (packet->inner_len > WGF_MTU_MAX) { /* only from the rows of an Engine's caller */
+			wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);
 			return;
 		}
 		packet->tos = wgf_ip_ecn_encapsulate(packet->inner);
@@ -261,12 +265,16 @@ static void emit(struct wgf_device *device, struct wgf_batch *batch)
 	wgf_send_account(device, batch);
 }
 
-/* A session that grows old, or has carried much, is renewed while it is used. */
-static void keep_fresh(struct wgf_device *device, struct wgf_peer *peer, const struct wgf_keypair *keypair,
-		       uint64_t last_counter, uint64_t now)
+/* A session that grows old, or has carried much, is renewed while it is used. That is the current one: what
+ * was sealed under another already has its successor. */
+static void keep_fresh(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
+	struct wgf_keypair *keypair = atomic_load_explicit(&peer->current, memory_order_acquire);
+	if (!keypair)
+		return;
 	bool old = keypair->initiator && now > keypair->birth && now - keypair->birth >= WGF_REKEY_AFTER_TIME;
-	if (old || last_counter >= WGF_REKEY_AFTER_MESSAGES)
+	uint64_t next = atomic_load_explicit(&keypair->next_counter, memory_order_relaxed);
+	if (old || next > WGF_REKEY_AFTER_MESSAGES)
 		wgf_timers_want_handshake(device, peer, now);
 }
 
@@ -288,7 +296,7 @@ static uint32_t account_run(struct wgf_device *device, struct wgf_batch *batch, 
 	wgf_timers_authenticated_sent(device, peer, batch->now);
 	if (data)
 		wgf_timers_data_sent(device, peer, batch->now);
-	keep_fresh(device, peer, keypair, batch->packets[i - 1].counter, batch->now);
+	keep_fresh(device, peer, batch->now);
 	return i - from;
 }
 

@@ -66,20 +66,33 @@ int wgf_peer_accept_timestamp(struct wgf_device *device, uint64_t handle, const 
 	return error;
 }
 
-/* Exchanges the index of our running handshake (NULL: none from now on). */
-static void set_handshake(struct wgf_peer *peer, struct wgf_index_entry *entry)
+/* Exchanges the index of our running initiation or answer (NULL: none from now on). */
+static void set_index(struct wgf_peer *peer, struct wgf_index_entry **slot, struct wgf_index_entry *entry)
 {
 	pthread_mutex_lock(&peer->sessions);
-	struct wgf_index_entry *old = peer->handshake;
-	peer->handshake = entry;
+	struct wgf_index_entry *old = *slot;
+	*slot = entry;
 	pthread_mutex_unlock(&peer->sessions);
 	if (old)
 		wgf_indextable_remove(&peer->device->indices, old);
 }
 
+/* Takes the index out of its slot, if it is the one there; it stays in the table. NULL: it is not. */
+static struct wgf_index_entry *take_index(struct wgf_peer *peer, struct wgf_index_entry **slot, uint32_t local_index)
+{
+	pthread_mutex_lock(&peer->sessions);
+	struct wgf_index_entry *entry = *slot;
+	if (entry && entry->index == local_index)
+		*slot = NULL;
+	else
+		entry = NULL;
+	pthread_mutex_unlock(&peer->sessions);
+	return entry;
+}
+
 void wgf_peer_drop_handshake(struct wgf_peer *peer)
 {
-	set_handshake(peer, NULL);
+	set_index(peer, &peer->handshake, NULL);
 }
 
 int wgf_peer_begin_handshake(struct wgf_device *device, uint64_t handle, uint32_t *local_index)
@@ -91,7 +104,7 @@ int wgf_peer_begin_handshake(struct wgf_device *device, uint64_t handle, uint32_
 	struct wgf_index_entry *entry = wgf_indextable_insert(&device->indices, peer);
 	if (entry) {
 		*local_index = entry->index;
-		set_handshake(peer, entry);
+		set_index(peer, &peer->handshake, entry);
 	}
 	wgf_handle_unlock(device);
 	return entry ? 0 : -ENOMEM;
@@ -148,13 +161,8 @@ int wgf_peer_begin_session_initiator(struct wgf_device *device, uint64_t handle,
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	pthread_mutex_lock(&peer->sessions);
-	struct wgf_index_entry *entry = peer->handshake;
-	bool ours = entry && entry->index == local_index;
-	if (ours)
-		peer->handshake = NULL;
-	pthread_mutex_unlock(&peer->sessions);
-	error = ours ? begin_session(peer, hs, entry, remote_index, true, now) : -ESTALE;
+	struct wgf_index_entry *entry = take_index(peer, &peer->handshake, local_index);
+	error = entry ? begin_session(peer, hs, entry, remote_index, true, now) : -ESTALE;
 	if (!error) {
 		wgf_timers_handshake_completed(device, peer, now);
 		wgf_staged_put(device, peer, NULL, 0); /* confirms the keys, if nothing else waits */
@@ -173,27 +181,12 @@ int wgf_peer_begin_answer(struct wgf_device *device, uint64_t handle, uint32_t *
 	if (error)
 		return error;
 	struct wgf_index_entry *entry = wgf_indextable_insert(&device->indices, peer);
-	if (entry)
+	if (entry) {
 		*local_index = entry->index;
-	pthread_mutex_unlock(&device->config);
+		set_index(peer, &peer->answer, entry);
+	}
+	wgf_handle_unlock(device);
 	return entry ? 0 : -ENOMEM;
-}
-
-/* An entry taken by begin_answer: of this peer, and neither a session nor a running initiation. Under
- * device->config, so that it stays. */
-static struct wgf_index_entry *find_answer(struct wgf_peer *peer, uint32_t local_index)
-{
-	struct wgf_device *device = peer->device;
-	struct wgf_reader reader = {0};
-	wgf_epoch_join(&device->epoch, &reader);
-	wgf_epoch_enter(&device->epoch, &reader);
-	struct wgf_index_entry *entry = wgf_indextable_find(&device->indices, local_index);
-	if (entry && (entry->peer != peer || entry == peer->handshake ||
-		      atomic_load_explicit(&entry->keypair, memory_order_acquire)))
-		entry = NULL;
-	wgf_epoch_exit(&reader);
-	wgf_epoch_leave(&device->epoch, &reader);
-	return entry;
 }
 
 int wgf_peer_end_answer(struct wgf_device *device, uint64_t handle, uint32_t local_index)
@@ -202,7 +195,7 @@ int wgf_peer_end_answer(struct wgf_device *device, uint64_t handle, uint32_t loc
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	struct wgf_index_entry *entry = find_answer(peer, local_index);
+	struct wgf_index_entry *entry = take_index(peer, &peer->answer, local_index);
 	if (entry)
 		wgf_indextable_remove(&device->indices, entry);
 	wgf_handle_unlock(device);
@@ -215,7 +208,7 @@ int wgf_peer_begin_session_responder(struct wgf_device *device, uint64_t handle,
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	struct wgf_index_entry *entry = find_answer(peer, local_index);
+	struct wgf_index_entry *entry = take_index(peer, &peer->answer, local_index);
 	error = entry ? begin_session(peer, hs, entry, remote_index, false, now) : -ESTALE;
 	wgf_handle_unlock(device);
 	return error;

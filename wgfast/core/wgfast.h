@@ -149,7 +149,8 @@ int wgf_peer_send_handshake(struct wgf_device *device, uint64_t handle, uint8_t 
 int wgf_peer_begin_session_initiator(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs, uint32_t local_index, uint32_t remote_index, uint64_t now);
 /* As responder: a fresh local index; the session waits for its first packet. Call before sending the response, which carries the index. */
 int wgf_peer_begin_session_responder(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs, uint32_t local_index, uint32_t remote_index, uint64_t now);
-/* A local index for a response, to be used up by begin_session_responder or given back by end_handshake_answer. */
+/* A local index for a response, to be used up by begin_session_responder or given back by end_answer. A peer has
+ * one: the index of an answer that was not finished is forgotten, as it is with the peer or our key (-ESTALE then). */
 int wgf_peer_begin_answer(struct wgf_device *device, uint64_t handle, uint32_t *local_index);
 int wgf_peer_end_answer(struct wgf_device *device, uint64_t handle, uint32_t local_index);
 /* An authenticated handshake message came from there: roam, and count it and its bytes. */

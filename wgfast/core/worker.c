@@ -34,16 +34,31 @@ static int watch(int poll, int fd, uint32_t events)
 	return -errno;
 }
 
-/* The interface is gone: say so once and stop looking at it, or it would be readable for ever. */
+/* The interface is gone: say so once, and every worker stops looking at it, or it would be readable for ever. */
 static void forget_tun(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
 	int tun = atomic_load_explicit(&device->tun, memory_order_relaxed);
-	epoll_ctl(worker->poll, EPOLL_CTL_DEL, tun, NULL);
+	if (!worker->blind)
+		epoll_ctl(worker->poll, EPOLL_CTL_DEL, tun, NULL);
+	worker->blind = true;
 	if (!atomic_exchange(&device->workers.tun_gone, true)) {
 		struct wgf_event event = {.kind = WGF_EVENT_TUN_GONE};
 		wgf_events_put(&device->events, &event);
 	}
+}
+
+/* The sending direction; of an interface that is gone only what is staged, as keepalives are. */
+static enum wgf_progress send_some(struct wgf_worker *worker, uint64_t now)
+{
+	struct wgf_device *device = worker->device;
+	bool gone = atomic_load_explicit(&device->workers.tun_gone, memory_order_relaxed);
+	enum wgf_progress progress = WGF_IDLE;
+	if (!gone || atomic_load(&device->staged.flushing))
+		progress = wgf_send_run(device, now);
+	if (gone || progress == WGF_GONE)
+		forget_tun(worker);
+	return progress;
 }
 
 /* Carries whatever is there. Bounded batches in turn, so neither direction starves the other. */
@@ -55,12 +70,9 @@ static void carry(struct wgf_worker *worker)
 	       (sent == WGF_MOVED || received == WGF_MOVED)) {
 		uint64_t now = wgf_clock_now();
 		received = wgf_receive_run(device, now);
-		if (!atomic_load_explicit(&device->workers.tun_gone, memory_order_relaxed))
-			sent = wgf_send_run(device, now);
-		else
-			sent = WGF_IDLE;
-		if (sent == WGF_GONE)
-			forget_tun(worker);
+		sent = send_some(worker, now);
+		if (wgf_epoch_waits(&device->epoch))
+			wgf_epoch_collect(&device->epoch);
 	}
 	/* Another thread reads, or every batch is under way: its holder will not be long. */
 	if (sent == WGF_BUSY || received == WGF_BUSY)
@@ -106,6 +118,7 @@ int wgf_workers_watch(struct wgf_device *device)
 static int start_worker(struct wgf_device *device, struct wgf_worker *worker)
 {
 	worker->device = device;
+	worker->blind = false;
 	worker->poll = epoll_create1(EPOLL_CLOEXEC);
 	if (worker->poll < 0)
 		return -errno;

@@ -16,6 +16,7 @@ struct wgf_worker {
 	struct wgf_device *device;
 	pthread_t thread;
 	int poll;               /* epoll descriptor of its own */
+	bool blind;             /* it no longer looks at the interface, which is gone */
 };
 
 struct wgf_workers {
