@@ -116,9 +116,9 @@ def test_scapy_dissects_both_messages() -> None:
     assert (initiation.message_type, initiation.reserved_zero) == (1, 0)
     fields = initiation[WireguardInitiation]
     assert fields.sender_index == made[0].local_index
-    assert fields.unencrypted_ephemeral == made[0].ephemeral_public
-    assert fields.encrypted_static == made[0].sealed_static
-    assert fields.encrypted_timestamp == made[0].sealed_timestamp
+    assert fields.unencrypted_ephemeral == raw[8:40]
+    assert fields.encrypted_static == raw[40:88]
+    assert fields.encrypted_timestamp == raw[88:116]
     assert fields.mac1 == mac1(raw[:116], side.other.public)
     assert fields.mac2 == bytes(16)
     assert not fields.payload

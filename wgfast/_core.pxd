@@ -182,7 +182,6 @@ cdef extern from "core/wgfast.h" nogil:
         WGF_EVENT_LOOP
         WGF_EVENT_LOAD
         WGF_EVENT_TUN_GONE
-        WGF_EVENT_ERROR
 
     const char *wgf_drop_name(int reason)
     const char *wgf_drop_text(int reason)
@@ -326,11 +325,12 @@ cdef extern from "core/wgfast.h" nogil:
     # what peers owe, news
     int64_t wgf_device_scan(wgf_device *device, uint64_t now, wgf_owed *owed, size_t max, uint64_t *next)
     int wgf_peer_send_keepalive(wgf_device *device, uint64_t handle, uint64_t now)
-    int wgf_peer_initiation_sent(wgf_device *device, uint64_t handle, uint64_t *at)
+    int wgf_peer_handshake_sent(wgf_device *device, uint64_t handle, uint64_t *at)
     int wgf_peer_want_handshake_done(wgf_device *device, uint64_t handle)
     int wgf_peer_arm_retransmit(wgf_device *device, uint64_t handle, uint64_t at)
     int wgf_peer_give_up(wgf_device *device, uint64_t handle, uint64_t now)
     int wgf_peer_zero_keys(wgf_device *device, uint64_t handle)
+    int wgf_peer_stop(wgf_device *device, uint64_t handle)
     int wgf_device_event_fd(wgf_device *device)
     int64_t wgf_device_take_events(wgf_device *device, wgf_event *out, size_t max)
     bint wgf_device_quiet(wgf_device *device)

@@ -61,7 +61,6 @@ EVENT_COOKIE = WGF_EVENT_COOKIE
 EVENT_LOOP = WGF_EVENT_LOOP
 EVENT_LOAD = WGF_EVENT_LOAD
 EVENT_TUN_GONE = WGF_EVENT_TUN_GONE
-EVENT_ERROR = WGF_EVENT_ERROR
 
 Endpoint = namedtuple("Endpoint", "host port source interface", defaults=(None, 0), module=__name__)
 Event = namedtuple("Event", "kind value peer endpoint data", module=__name__)
@@ -709,6 +708,10 @@ cdef class Handshake(Fixed):
     def hash(self):
         """H, 32 bytes."""
         return self.state().hash[:WGF_HASH_SIZE]
+
+    def assign(self, Handshake other not None):
+        """Takes over the state of another, which stays as it is."""
+        memcpy(self.state(), other.state(), sizeof(wgf_handshake))
 
     def begin(self, responder_static):
         """C and H from the construction's name, the identifier and the responder's static public key."""
@@ -1417,13 +1420,13 @@ cdef class Core(Fixed):
             result = wgf_peer_send_keepalive(self.device, peer, now)
         self.leave(result)
 
-    def peer_initiation_sent(self, uint64_t peer):
-        """When our last initiation left, 0: never."""
+    def peer_handshake_sent(self, uint64_t peer):
+        """When our last initiation or response left, 0: never."""
         cdef uint64_t at = 0
         cdef int result
         self.enter()
         with nogil:
-            result = wgf_peer_initiation_sent(self.device, peer, &at)
+            result = wgf_peer_handshake_sent(self.device, peer, &at)
         self.leave(result)
         return at
 
@@ -1449,6 +1452,14 @@ cdef class Core(Fixed):
         self.enter()
         with nogil:
             result = wgf_peer_give_up(self.device, peer, now)
+        self.leave(result)
+
+    def peer_stop(self, uint64_t peer):
+        """The device goes down: sessions, timers and staged packets end."""
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_peer_stop(self.device, peer)
         self.leave(result)
 
     def peer_zero_keys(self, uint64_t peer):

@@ -21,7 +21,7 @@ from .timers import Duty
 
 log = logging.getLogger("wgfast")
 
-EventName = Literal["handshake", "roamed", "load", "cookie", "loop", "error", "tun_gone"]
+EventName = Literal["handshake", "roamed", "load", "cookie", "loop", "tun_gone"]
 EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 # Passes over news and debts in one call of process(), so that a flood cannot keep its caller in there.
 ROUNDS = 8
@@ -39,7 +39,6 @@ class News:
         load        under load from now on (`value` 1) or no longer (0)
         cookie      `peer` is under load and gave us a cookie
         loop        the endpoint of `peer` routes into its own tunnel
-        error       a socket stopped working; `value` is the errno
         tun_gone    the inner interface was deleted
     """
 
@@ -73,8 +72,6 @@ class Control:
         self.under_load = False
         self.handler_errors = 0
         self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
-        self._enabled_at = 0
-        self._answered: dict[int, int] = {}  # by handle: when we sent a response that is not confirmed yet
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENT_NAMES}
         self._stamper = noise.Tai64n()
         self._cookie = timers.CookieSecret()
@@ -88,7 +85,6 @@ class Control:
             _core.EVENT_LOOP: self._take_loop,
             _core.EVENT_LOAD: self._take_load,
             _core.EVENT_TUN_GONE: self._take_tun_gone,
-            _core.EVENT_ERROR: self._take_error,
         }
 
     # ---- for the driver ----
@@ -131,29 +127,20 @@ class Control:
         if handler in self._handlers.get(event, ()):
             self._handlers[event].remove(handler)
 
-    def enable(self, now: int, wall: int) -> None:
+    def enable(self, now: int) -> None:
         """The device came up: peers with a persistent keepalive are greeted, as Linux does."""
         self.enabled = True
-        self._enabled_at = now
         for peer in self.core.peers():
             if self.core.peer_info(peer).persistent_keepalive:
-                self._guard(self._greet, peer, now, wall)
+                self._guard(self.core.peer_send_keepalive, peer, now)
 
-    def disable(self, now: int) -> None:
+    def disable(self) -> None:
         """The device went down: sessions and handshakes end, what waits is dropped, debts are no longer
         paid."""
         self.enabled = False
         self.pending.clear()
-        self._answered.clear()
         for peer in self.core.peers():
-            self._guard(self.core.peer_give_up, peer, now)
-            self._guard(self.core.peer_zero_keys, peer)
-
-    def _greet(self, peer: int, now: int, wall: int) -> None:
-        self.core.peer_send_keepalive(peer, now)
-        if not timers.may_initiate(self.core.peer_initiation_sent(peer), now):
-            # The core still counts an initiation of before the device went down, and asks for none.
-            self.handshake(peer, now, wall)
+            self._guard(self.core.peer_stop, peer)
 
     # ---- for peers ----
 
@@ -162,13 +149,11 @@ class Control:
         cannot be sent now is tried again."""
         if not self.enabled:
             return
-        initiated_at = self._initiated_at(peer)
-        if timers.may_initiate(initiated_at, now):
+        shook_at = self.core.peer_handshake_sent(peer)
+        if timers.may_initiate(shook_at, now):
             self._initiate(peer, 0, now, wall)
         else:
-            self.core.peer_arm_retransmit(
-                peer, timers.retransmit_at(initiated_at, timers.retransmit_jitter())
-            )
+            self.core.peer_arm_retransmit(peer, timers.retransmit_at(shook_at, timers.retransmit_jitter()))
 
     def set_psk(self, peer: int, psk: bytes, now: int, wall: int) -> None:
         """A changed preshared key counts at once: a running handshake, made with the old one, ends, and
@@ -184,12 +169,10 @@ class Control:
     def forget(self, peer: int) -> None:
         """The peer is about to be removed."""
         self.pending.pop(peer, None)
-        self._answered.pop(peer, None)
         self._loop_log.forget(peer)
 
     def forget_all(self) -> None:
         """Running handshakes end: the device is getting another private key."""
-        self._answered.clear()
         for peer in list(self.pending):
             self._guard(self._end, peer)
 
@@ -218,7 +201,6 @@ class Control:
         self.core.peer_begin_session_responder(
             received.peer, received.handshake, index, received.remote_index, now
         )
-        self._answered[received.peer] = now
         self._send(received.peer, message, now)
 
     def _take_response(self, event: _core.Event, now: int, wall: int) -> None:
@@ -238,7 +220,6 @@ class Control:
         self._tell(News("handshake", now, self._key(done.peer), event.endpoint, 1))
 
     def _take_confirmed(self, event: _core.Event, now: int, wall: int) -> None:
-        self._answered.pop(event.peer, None)
         # A handshake of our own that crossed this one is not needed any more.
         if event.peer in self.pending:
             self._end(event.peer)
@@ -268,10 +249,6 @@ class Control:
     def _take_tun_gone(self, event: _core.Event, now: int, wall: int) -> None:
         self._tell(News("tun_gone", now))
 
-    def _take_error(self, event: _core.Event, now: int, wall: int) -> None:
-        log.error("%s: a socket stopped working: %s", self.name, os.strerror(event.value))
-        self._tell(News("error", now, value=event.value))
-
     # ---- debts ----
 
     def _pay(self, peer: int, owed: int, now: int, wall: int) -> None:
@@ -285,7 +262,9 @@ class Control:
     def _fulfil(self, peer: int, owed: int, now: int, wall: int) -> None:
         pending = self.pending.get(peer)
         attempts = pending.attempts if pending else 0
-        plan = timers.plan(owed, attempts, self._initiated_at(peer), now, timers.retransmit_jitter())
+        plan = timers.plan(
+            owed, attempts, self.core.peer_handshake_sent(peer), now, timers.retransmit_jitter()
+        )
         if pending:
             pending.attempts = plan.attempts
         if plan.retry_at is not None:
@@ -313,13 +292,6 @@ class Control:
         initiation, message = made
         self.pending[peer] = Pending(initiation, attempts)
         self._send(peer, message, now)
-
-    def _initiated_at(self, peer: int) -> int:
-        """When we last said something of a handshake to it. A response counts, as in Linux: whoever has just
-        answered needs no handshake of its own while the other side confirms. What was sent before the device
-        came up does not count."""
-        at = max(self.core.peer_initiation_sent(peer), self._answered.get(peer, 0))
-        return at if at >= self._enabled_at else 0
 
     # ---- parts ----
 

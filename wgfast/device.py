@@ -345,7 +345,7 @@ class Device:
                 core.unbind()
                 raise
             self._up = True
-            self.control.enable(self.now(), time.time_ns())
+            self.control.enable(self.now())
 
     def down(self) -> None:
         """Stops the workers, closes the sockets, ends every session and handshake, drops what waits; the
@@ -356,7 +356,7 @@ class Device:
             core.stop()
             core.unbind()
             self._up = False
-            self.control.disable(self.now())
+            self.control.disable()
 
     def close(self) -> None:
         """Ends the device and wipes its keys; every later use raises ClosedError. From an event handler it

@@ -37,12 +37,8 @@ class Initiation:
     """A handshake we began: all it takes to understand the response."""
 
     peer: int
-    remote_static: bytes
     local_index: int
-    handshake: Handshake  # only its ephemeral key is used from here on
-    ephemeral_public: bytes
-    sealed_static: bytes
-    sealed_timestamp: bytes
+    handshake: Handshake  # as it stood when the message left
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +86,11 @@ def create_initiation(core: Core, peer: int, stamp: bytes) -> tuple[Initiation, 
     sealed_timestamp = handshake.seal(stamp)
 
     local_index = core.peer_begin_handshake(peer)
-    ephemeral = bytes(ephemeral_public)
     message = bytearray(INITIATION_SIZE)
     _INITIATION.pack_into(
-        message, 0, _TYPE_INITIATION, local_index, ephemeral, sealed_static, sealed_timestamp
+        message, 0, _TYPE_INITIATION, local_index, bytes(ephemeral_public), sealed_static, sealed_timestamp
     )
-    return Initiation(
-        peer, remote_static, local_index, handshake, ephemeral, sealed_static, sealed_timestamp
-    ), message
+    return Initiation(peer, local_index, handshake), message
 
 
 def consume_initiation(core: Core, message: bytes, now: int) -> Received | int:
@@ -181,11 +174,10 @@ def consume_response(core: Core, initiation: Initiation, message: bytes) -> Comp
     if kind != _TYPE_RESPONSE or local_index != initiation.local_index:
         return INVALID
 
-    handshake = _state_after(core, initiation)
-    if handshake is None:
-        return INVALID
+    handshake = Handshake()
+    handshake.assign(initiation.handshake)
     handshake.mix_ephemeral(ephemeral)
-    if scalarmult(handshake.shared, initiation.handshake.ephemeral, ephemeral):
+    if scalarmult(handshake.shared, handshake.ephemeral, ephemeral):
         return INVALID
     handshake.mix_chain()
     if not core.dh_private(handshake, ephemeral, scalarmult):
@@ -195,22 +187,6 @@ def consume_response(core: Core, initiation: Initiation, message: bytes) -> Comp
     if handshake.open(sealed_nothing) is None:
         return INVALID
     return Completed(initiation.peer, local_index, remote_index, handshake)
-
-
-def _state_after(core: Core, initiation: Initiation) -> Handshake | None:
-    """The symmetric state as it stood when our initiation left, made anew from the ephemeral key and the
-    message, so that every answer is tried on a state of its own."""
-    handshake = Handshake()
-    handshake.begin(initiation.remote_static)
-    handshake.mix_ephemeral(initiation.ephemeral_public)
-    if scalarmult(handshake.shared, initiation.handshake.ephemeral, initiation.remote_static):
-        return None
-    handshake.mix_shared()
-    handshake.mix_hash(initiation.sealed_static)
-    if not _mix_static(core, initiation.peer, handshake, initiation.remote_static):
-        return None
-    handshake.mix_hash(initiation.sealed_timestamp)
-    return handshake
 
 
 def _mix_static(core: Core, peer: int, handshake: Handshake, remote_static: bytes) -> bool:

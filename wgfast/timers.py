@@ -46,11 +46,11 @@ class Plan:
     retry_at: int | None = None  # the initiation must wait until then
 
 
-def plan(debts: int, attempts: int, initiated_at: int, now: int, jitter: int) -> Plan:
+def plan(debts: int, attempts: int, shook_at: int, now: int, jitter: int) -> Plan:
     """What a peer's debts (bits of `_core.DEBT_*`) come to.
 
-    `attempts`: retries of its running handshake so far. `initiated_at`: when we last sent it an initiation, 0
-    for never. `jitter`: see `retransmit_jitter`.
+    `attempts`: retries of its running handshake so far. `shook_at`: when we last sent it an initiation or a
+    response, 0 for never. `jitter`: see `retransmit_jitter`.
     """
     duties: list[Duty] = []
     initiate = False
@@ -68,10 +68,10 @@ def plan(debts: int, attempts: int, initiated_at: int, now: int, jitter: int) ->
         initiate = True
     if debts & (DEBT_RETRANSMIT | DEBT_NEW_HANDSHAKE):
         duties.append(Duty.CLEAR_SOURCE)
-    if initiate and may_initiate(initiated_at, now):
+    if initiate and may_initiate(shook_at, now):
         duties.append(Duty.INITIATE)
     elif debts & DEBT_RETRANSMIT:
-        retry_at = retransmit_at(initiated_at, jitter)
+        retry_at = retransmit_at(shook_at, jitter)
     return Plan((*duties, *_keepalive(debts)), attempts, retry_at)
 
 
@@ -79,15 +79,15 @@ def _keepalive(debts: int) -> tuple[Duty, ...]:
     return (Duty.KEEPALIVE,) if debts & (DEBT_KEEPALIVE | DEBT_PERSISTENT) else ()
 
 
-def may_initiate(initiated_at: int, now: int) -> bool:
-    """Initiations to one peer are at least REKEY-TIMEOUT apart (section 6.1). `initiated_at` 0: there was
-    none."""
-    return not initiated_at or now - initiated_at >= REKEY_TIMEOUT
+def may_initiate(shook_at: int, now: int) -> bool:
+    """Initiations to one peer are at least REKEY-TIMEOUT apart (section 6.1). A response counts, as in
+    Linux: whoever has just answered waits for the other side to confirm. `shook_at` 0: there was none."""
+    return not shook_at or now - shook_at >= REKEY_TIMEOUT
 
 
-def retransmit_at(initiated_at: int, jitter: int) -> int:
-    """When an initiation sent then is to be repeated."""
-    return initiated_at + REKEY_TIMEOUT + jitter
+def retransmit_at(shook_at: int, jitter: int) -> int:
+    """When an initiation sent at `shook_at` is to be repeated."""
+    return shook_at + REKEY_TIMEOUT + jitter
 
 
 def retransmit_jitter() -> int:

@@ -284,10 +284,10 @@ static void test_timestamps(void)
 	CHECK(!wgf_peer_accept_timestamp(a.device, a.peer, stamp, now + WGF_INITIATION_INTERVAL));
 	uint8_t message[148] = {WGF_MESSAGE_INITIATION};
 	CHECK(!wgf_peer_send_handshake(a.device, a.peer, message, sizeof message, now));
-	CHECK(!wgf_peer_initiation_sent(a.device, a.peer, &at) && at == now);
+	CHECK(!wgf_peer_handshake_sent(a.device, a.peer, &at) && at == now);
 	CHECK(!wgf_device_set_identity(a.device, key, key));
 	CHECK(wgf_peer_accept_timestamp(a.device, a.peer, stamp, now + WGF_SECOND) == -EALREADY);
-	CHECK(!wgf_peer_initiation_sent(a.device, a.peer, &at) && at == 0); /* the new key need not wait */
+	CHECK(!wgf_peer_handshake_sent(a.device, a.peer, &at) && at == 0); /* the new key need not wait */
 	wgf_device_destroy(a.device);
 }
 

@@ -198,7 +198,7 @@ static void forget_old_key(struct wgf_device *device)
 		peer->has_shared = false;
 		/* The new key's handshake need not wait for the old one's. The greatest time stamp stays: were this
 		 * key to come back, initiations recorded under it would be taken again. */
-		atomic_store(&peer->timers.initiation_sent, 0);
+		atomic_store(&peer->timers.handshake_sent, 0);
 	}
 }
 
@@ -267,9 +267,13 @@ int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, u
 	wgf_epoch_collect(&device->epoch); /* the port may be one we left a moment ago */
 	int error = wgf_udp_open(&udp, port, fwmark);
 	if (!error) {
+		error = wgf_workers_watch(device, udp);
+		if (error)
+			wgf_udp_close(udp); /* which unwatches it */
+	}
+	if (!error) {
 		*bound = udp->port;
 		publish_udp(device, udp);
-		error = wgf_workers_watch(device);
 	}
 	wgf_handle_unlock(device);
 	return error;

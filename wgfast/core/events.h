@@ -21,7 +21,6 @@ enum wgf_event_kind {
 	WGF_EVENT_LOOP,           /* peer: its endpoint routes into its own tunnel */
 	WGF_EVENT_LOAD,           /* value: 1 under load from now on */
 	WGF_EVENT_TUN_GONE,       /* the interface was deleted */
-	WGF_EVENT_ERROR,          /* value: errno of a socket that stopped working */
 };
 
 struct wgf_event {

@@ -26,7 +26,6 @@ struct wgf_keypair *wgf_keypair_create(struct wgf_device *device, struct wgf_han
 		wgf_handshake_split(hs, keypair->send_key, keypair->receive_key);
 	else
 		wgf_handshake_split(hs, keypair->receive_key, keypair->send_key);
-	wgf_handshake_wipe(hs);
 	atomic_store_explicit(&entry->keypair, keypair, memory_order_release);
 	return keypair;
 }

@@ -29,7 +29,7 @@ struct wgf_keypair {
 	_Alignas(64) struct wgf_replay replay;      /* only the thread that holds the receive order */
 };
 
-/* Takes a row and derives the keys from a finished handshake (whose state is wiped). The entry now
+/* Takes a row and derives the keys from a finished handshake. The entry now
  * belongs to the keypair; lookups find the keypair once it is published. NULL: out of memory. */
 struct wgf_keypair *wgf_keypair_create(struct wgf_device *device, struct wgf_handshake *hs,
 				       struct wgf_index_entry *entry, uint32_t remote_index,

@@ -124,9 +124,13 @@ static void open_batch(struct wgf_device *device, struct wgf_batch *batch)
 		of[n++] = packet;
 	}
 	wgf_aead_open(jobs, n);
-	for (size_t i = 0; i < n; i++)
-		if (!jobs[i].ok)
-			wgf_drop_packet(device, of[i], WGF_DROP_RECEIVE_FORGED);
+	for (size_t i = 0; i < n; i++) {
+		if (jobs[i].ok)
+			continue;
+		wgf_drop_packet(device, of[i], WGF_DROP_RECEIVE_FORGED);
+		of[i]->keypair = NULL; /* the index in it proves nothing about its sender */
+		of[i]->peer = NULL;
+	}
 }
 
 /* ---- 4 ---- */

@@ -133,6 +133,8 @@ int wgf_peer_send_handshake(struct wgf_device *device, uint64_t handle, uint8_t 
 	wgf_cookie_add_macs(&peer->jar, message, len, now);
 	if (message[0] == WGF_MESSAGE_INITIATION)
 		wgf_timers_initiation_sent(device, peer, now);
+	else
+		wgf_timers_response_sent(peer, now);
 	wgf_timers_authenticated_sent(device, peer, now);
 	wgf_endpoint_load(&peer->endpoint, &to);
 	error = to.family ? wgf_device_send_message(device, peer, &to, WGF_HANDSHAKE_DSCP, message, len)
@@ -141,15 +143,19 @@ int wgf_peer_send_handshake(struct wgf_device *device, uint64_t handle, uint8_t 
 	return error;
 }
 
-/* Makes the session and publishes it; what waited may go once it can send. */
+/* Makes the session and publishes it; what waited may go once it can send. entry NULL: that handshake is no
+ * longer the peer's. hs is wiped whatever comes. */
 static int begin_session(struct wgf_peer *peer, struct wgf_handshake *hs, struct wgf_index_entry *entry,
 			 uint32_t remote_index, bool initiator, uint64_t now)
 {
-	struct wgf_keypair *keypair =
-		wgf_keypair_create(peer->device, hs, entry, remote_index, initiator, now);
+	struct wgf_keypair *keypair = NULL;
+	if (entry)
+		keypair = wgf_keypair_create(peer->device, hs, entry, remote_index, initiator, now);
+	wgf_handshake_wipe(hs);
 	if (!keypair) {
-		wgf_indextable_remove(&peer->device->indices, entry);
-		return -ENOMEM;
+		if (entry)
+			wgf_indextable_remove(&peer->device->indices, entry);
+		return entry ? -ENOMEM : -ESTALE;
 	}
 	wgf_peer_begin_session(peer, keypair, now);
 	return 0;
@@ -161,8 +167,7 @@ int wgf_peer_begin_session_initiator(struct wgf_device *device, uint64_t handle,
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	struct wgf_index_entry *entry = take_index(peer, &peer->handshake, local_index);
-	error = entry ? begin_session(peer, hs, entry, remote_index, true, now) : -ESTALE;
+	error = begin_session(peer, hs, take_index(peer, &peer->handshake, local_index), remote_index, true, now);
 	if (!error) {
 		wgf_timers_handshake_completed(device, peer, now);
 		wgf_staged_put(device, peer, NULL, 0); /* confirms the keys, if nothing else waits */
@@ -208,8 +213,7 @@ int wgf_peer_begin_session_responder(struct wgf_device *device, uint64_t handle,
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	struct wgf_index_entry *entry = take_index(peer, &peer->answer, local_index);
-	error = entry ? begin_session(peer, hs, entry, remote_index, false, now) : -ESTALE;
+	error = begin_session(peer, hs, take_index(peer, &peer->answer, local_index), remote_index, false, now);
 	wgf_handle_unlock(device);
 	return error;
 }
@@ -249,13 +253,13 @@ int wgf_peer_send_keepalive(struct wgf_device *device, uint64_t handle, uint64_t
 	return 0;
 }
 
-int wgf_peer_initiation_sent(struct wgf_device *device, uint64_t handle, uint64_t *at)
+int wgf_peer_handshake_sent(struct wgf_device *device, uint64_t handle, uint64_t *at)
 {
 	struct wgf_peer *peer;
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	*at = atomic_load_explicit(&peer->timers.initiation_sent, memory_order_relaxed);
+	*at = atomic_load_explicit(&peer->timers.handshake_sent, memory_order_relaxed);
 	pthread_mutex_unlock(&device->config);
 	return 0;
 }
@@ -290,6 +294,19 @@ int wgf_peer_give_up(struct wgf_device *device, uint64_t handle, uint64_t now)
 		return error;
 	wgf_peer_drop_handshake(peer);
 	wgf_timers_give_up(device, peer, now);
+	wgf_staged_purge(device, peer);
+	wgf_handle_unlock(device);
+	return 0;
+}
+
+int wgf_peer_stop(struct wgf_device *device, uint64_t handle)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_timers_stop(peer);
+	wgf_peer_end_sessions(peer);
 	wgf_staged_purge(device, peer);
 	wgf_handle_unlock(device);
 	return 0;

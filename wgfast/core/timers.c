@@ -108,9 +108,16 @@ void wgf_timers_authenticated_received(struct wgf_device *device, struct wgf_pee
 void wgf_timers_initiation_sent(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
 	/* In this order: see wgf_timers_want_handshake. */
-	atomic_store(&peer->timers.initiation_sent, moment(now));
+	atomic_store(&peer->timers.handshake_sent, moment(now));
 	atomic_store(&peer->timers.handshake_wanted, WGF_WANTED_NOT);
 	arm(device, &peer->timers.retransmit, now + WGF_REKEY_TIMEOUT + jitter(device));
+}
+
+/* Whoever has just answered needs no handshake of its own while the other side confirms. */
+void wgf_timers_response_sent(struct wgf_peer *peer, uint64_t now)
+{
+	atomic_store(&peer->timers.handshake_sent, moment(now));
+	atomic_store(&peer->timers.handshake_wanted, WGF_WANTED_NOT);
 }
 
 void wgf_timers_arm_retransmit(struct wgf_device *device, struct wgf_peer *peer, uint64_t at)
@@ -150,7 +157,7 @@ void wgf_timers_stop(struct wgf_peer *peer)
 	disarm(&timers->new_handshake);
 	disarm(&timers->zero_keys);
 	disarm(&timers->persistent);
-	disarm(&timers->initiation_sent);
+	disarm(&timers->handshake_sent);
 	atomic_store(&timers->another_keepalive, false);
 	atomic_store(&timers->lastminute, false);
 	atomic_store(&timers->handshake_wanted, WGF_WANTED_NOT);
@@ -164,9 +171,9 @@ void wgf_timers_persistent_changed(struct wgf_device *device, struct wgf_peer *p
 		disarm(&peer->timers.persistent);
 }
 
-static bool initiated_lately(const struct wgf_timers *timers, uint64_t now)
+static bool shook_lately(const struct wgf_timers *timers, uint64_t now)
 {
-	uint64_t sent = atomic_load(&timers->initiation_sent);
+	uint64_t sent = atomic_load(&timers->handshake_sent);
 	return sent != 0 && now < sent + WGF_REKEY_TIMEOUT;
 }
 
@@ -175,12 +182,12 @@ void wgf_timers_want_handshake(struct wgf_device *device, struct wgf_peer *peer,
 	struct wgf_timers *timers = &peer->timers;
 	uint8_t not_wanted = WGF_WANTED_NOT;
 	if (atomic_load_explicit(&timers->handshake_wanted, memory_order_relaxed) != WGF_WANTED_NOT ||
-	    initiated_lately(timers, now) ||
+	    shook_lately(timers, now) ||
 	    !atomic_compare_exchange_strong(&timers->handshake_wanted, &not_wanted, WGF_WANTED))
 		return;
 	/* An initiation that went out since the first look has either cleared the wish, or shows now. */
 	uint8_t wanted = WGF_WANTED;
-	if (initiated_lately(timers, now) &&
+	if (shook_lately(timers, now) &&
 	    atomic_compare_exchange_strong(&timers->handshake_wanted, &wanted, WGF_WANTED_NOT))
 		return;
 	plan(device, now);

@@ -37,7 +37,7 @@ struct wgf_timers {
 	_Atomic bool another_keepalive;   /* data came while the keepalive was already armed */
 	_Atomic bool lastminute;          /* the handshake before a receiving session's end was asked for */
 	_Atomic uint8_t handshake_wanted; /* enum wgf_wanted */
-	_Atomic uint64_t initiation_sent; /* time of our last initiation, 0: never */
+	_Atomic uint64_t handshake_sent; /* time of our last initiation or response, 0: never */
 };
 
 /* Events of the packet path; each once per peer and batch. */
@@ -47,6 +47,7 @@ void wgf_timers_authenticated_sent(struct wgf_device *device, struct wgf_peer *p
 void wgf_timers_authenticated_received(struct wgf_device *device, struct wgf_peer *peer, uint64_t now);
 /* Events of the control plane (and, the second, of the packet that confirms a session). */
 void wgf_timers_initiation_sent(struct wgf_device *device, struct wgf_peer *peer, uint64_t now);
+void wgf_timers_response_sent(struct wgf_peer *peer, uint64_t now);
 void wgf_timers_handshake_completed(struct wgf_device *device, struct wgf_peer *peer, uint64_t now);
 void wgf_timers_session_derived(struct wgf_device *device, struct wgf_peer *peer, uint64_t now);
 void wgf_timers_arm_retransmit(struct wgf_device *device, struct wgf_peer *peer, uint64_t at);

@@ -91,27 +91,36 @@ static void *worker_main(void *argument)
 	return NULL;
 }
 
+/* With several threads a readable descriptor wakes one of them. */
+static uint32_t shared(const struct wgf_workers *workers)
+{
+	return EPOLLIN | (workers->count > 1 ? (uint32_t)EPOLLEXCLUSIVE : 0);
+}
+
+static int watch_sockets(struct wgf_worker *worker, const struct wgf_udp *udp)
+{
+	uint32_t events = shared(&worker->device->workers);
+	int error = watch(worker->poll, udp->fd4, events);
+	return error ? error : watch(worker->poll, udp->fd6, events);
+}
+
 static int watch_ports(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
 	struct wgf_workers *workers = &device->workers;
-	uint32_t shared = EPOLLIN | (workers->count > 1 ? (uint32_t)EPOLLEXCLUSIVE : 0);
 	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_acquire);
+	int tun = atomic_load_explicit(&device->tun, memory_order_relaxed);
 	int error = watch(worker->poll, workers->wake, EPOLLIN);
 	if (!error && !atomic_load_explicit(&workers->tun_gone, memory_order_relaxed))
-		error = watch(worker->poll, atomic_load_explicit(&device->tun, memory_order_relaxed), shared);
-	if (!error && udp)
-		error = watch(worker->poll, udp->fd4, shared);
-	if (!error && udp)
-		error = watch(worker->poll, udp->fd6, shared);
-	return error;
+		error = watch(worker->poll, tun, shared(workers));
+	return error || !udp ? error : watch_sockets(worker, udp);
 }
 
-int wgf_workers_watch(struct wgf_device *device)
+int wgf_workers_watch(struct wgf_device *device, const struct wgf_udp *udp)
 {
 	int error = 0;
 	for (uint32_t i = 0; i < device->workers.running && !error; i++)
-		error = watch_ports(&device->workers.each[i]);
+		error = watch_sockets(&device->workers.each[i], udp);
 	return error;
 }
 

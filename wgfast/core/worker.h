@@ -11,6 +11,7 @@
 #include "limits.h"
 
 struct wgf_device;
+struct wgf_udp;
 
 struct wgf_worker {
 	struct wgf_device *device;
@@ -33,7 +34,7 @@ uint64_t wgf_clock_now(void);
 
 int wgf_workers_start(struct wgf_device *device); /* 0 or -errno; signals stay with Python's threads */
 void wgf_workers_stop(struct wgf_device *device); /* drains what is in hand and joins */
-/* Watches what the device's ports are now; closing a descriptor unwatches it. */
-int wgf_workers_watch(struct wgf_device *device);
+/* Watches sockets that are about to be published; closing a descriptor unwatches it. */
+int wgf_workers_watch(struct wgf_device *device, const struct wgf_udp *udp);
 
 #endif
