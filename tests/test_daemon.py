@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import random
-import select
 import signal
 import socket
 import struct
@@ -22,14 +20,8 @@ from lab.process import wait_until
 from lab.topology import Lab
 
 import wgfast.uapi_socket as uapi_socket
-from wgfast import _core
-from wgfast.__main__ import COMMANDS, main
-from wgfast.alarm import Alarm
-from wgfast.daemon import check_name
 from wgfast.errors import InterfaceError
-from wgfast.inotify import FileWatch
 from wgfast.interface import Interface
-from wgfast.monitor import Monitor, News, read_messages
 from wgfast.uapi_socket import UapiSocket, refuse_live
 
 WGFAST = [sys.executable, "-m", "wgfast"]
@@ -47,93 +39,6 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environ},
         check=False,
     )
-
-
-# ---- the command line ----
-
-
-@pytest.mark.parametrize("arguments", [[], ["-x"], ["--verbose", "wg0"], ["wg0", "wg1"], ["-f"], ["--"]])
-def test_a_wrong_command_line_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    printed = capsys.readouterr()
-    assert "usage: wgfast" in printed.err
-    assert not printed.out
-
-
-def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    assert all(command in capsys.readouterr().out for command in ("-f|--foreground",))
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("wgfast ")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["wg0"], ("wg0", False)),
-        (["-f", "wg0"], ("wg0", True)),
-        (["--foreground", "wg0"], ("wg0", True)),
-        (["--", "demo"], ("demo", False)),
-        (["-f", "--", "-f"], ("-f", True)),
-    ],
-)
-def test_what_names_an_interface(
-    arguments: list[str], expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    called: list[tuple[str, bool]] = []
-
-    def note(name: str, foreground: bool) -> int:
-        called.append((name, foreground))
-        return 0
-
-    monkeypatch.setattr("wgfast.daemon.run", note)
-    assert main(arguments) == 0
-    assert called == [expected]
-
-
-@pytest.mark.parametrize("name", ["", "sixteen-bytes-xx", "a/b", "a b", "a:b", ".", "..", "ü" * 8])
-def test_a_name_no_interface_can_have(name: str) -> None:
-    with pytest.raises(InterfaceError, match="name"):
-        check_name(name)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [("WG_TUN_FD", "x"), ("WG_TUN_FD", "-1"), ("WG_UAPI_FD", "999"), ("WGFAST_THREADS", "0")],
-)
-def test_a_bad_environment_is_explained(variable: str, value: str) -> None:
-    done = run("-f", "wgfdnone", **{"WG_TUN_FD": "998", variable: value})
-    assert done.returncode == 1
-    assert variable in done.stderr or "WG_TUN_FD" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_keys_agree() -> None:
-    private = run("genkey").stdout
-    public = subprocess.run(
-        [*WGFAST, "pubkey"], input=private, capture_output=True, text=True, timeout=20, check=True
-    ).stdout
-    assert len(private) == len(public) == 45
-    assert len(run("genpsk").stdout) == 45
-    bad = subprocess.run(
-        [*WGFAST, "pubkey"], input="abc", capture_output=True, text=True, timeout=20, check=False
-    )
-    assert bad.returncode == 1
-    assert "expected" in bad.stderr
-
-
-def test_every_command_explains_itself() -> None:
-    for command in COMMANDS:
-        done = run(command, "--help")
-        assert done.returncode == 0
-        assert "Usage: wgfast" in done.stdout
-
-
-def test_the_doctor_names_the_kernel_in_use() -> None:
-    done = run("doctor", COLUMNS="200")
-    assert done.returncode == 0
-    assert _core.aead_kernel() in done.stdout
-    assert "/dev/net/tun" in done.stdout
 
 
 # ---- a daemon without privileges: packet sockets in place of a TUN ----
@@ -344,154 +249,9 @@ def test_a_descriptor_that_is_no_listening_socket(tmp_path: Path) -> None:
         Interface.adopt(987, "wg0")
 
 
-# ---- what it waits for ----
-
-
-def test_a_watch_notices_removal(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.touch()
-    watch = FileWatch(str(path))
-
-    def noticed() -> bool:
-        return bool(select.select([watch], [], [], 0)[0])
-
-    assert not noticed()
-    with path.open():  # a removed file that somebody has open, as a daemon its socket
-        path.unlink()
-        assert noticed()
-    watch.take()
-    watch.take()
-    assert not noticed()
-    watch.close()
-
-
-def test_an_alarm_rings_when_due() -> None:
-    alarm = Alarm()
-
-    def rings(within: float) -> bool:
-        return bool(select.select([alarm], [], [], within)[0])
-
-    assert not rings(0)
-    alarm.set(_core.clock_now() + 20_000_000)
-    assert not rings(0)
-    assert rings(1)
-    alarm.ring()
-    assert not rings(0)
-    alarm.set(0)
-    assert rings(1)
-    alarm.set(None)
-    assert not rings(0.01)
-    alarm.close()
-
-
-def message(kind: int, body: bytes) -> bytes:
-    raw = struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
-    return raw + bytes(-len(raw) % 4)
-
-
-def route(table: int, flags: int = 0) -> bytes:
-    return struct.pack("=BBBBBBBBI", 2, 24, 0, 0, table, 2, 0, 1, flags)
-
-
-@pytest.mark.parametrize(
-    ("raw", "links", "sources"),
-    [
-        (message(20, bytes(8)), False, False),  # an address is added
-        (message(21, bytes(8)), False, True),  # and removed
-        (message(24, route(254)), False, True),
-        (message(25, route(254)), False, True),
-        (message(25, route(255)), False, False),  # the local table
-        (message(24, route(254, 0x200)), False, False),  # a note on a path's MTU
-        (message(32, bytes(12)), False, True),  # a rule
-        (message(16, struct.pack("=BxHiII", 0, 1, 5, 0x41, 0)), True, False),
-        (message(16, struct.pack("=BxHiII", 0, 1, 5, 0x0, 0)), True, True),
-        (message(17, struct.pack("=BxHiII", 0, 1, 5, 0x41, 0)), True, True),
-        (message(20, bytes(8)) + message(21, bytes(8)), False, True),
-        (message(24, b"")[:17], False, False),
-    ],
-)
-def test_what_netlink_says(raw: bytes, links: bool, sources: bool) -> None:
-    news = News()
-    read_messages(raw, news)
-    assert news == News(links, sources)
-
-
-def test_no_netlink_message_raises() -> None:
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    source = random.Random(seed)
-    for _ in range(20_000):
-        head = struct.pack("=IHHII", source.randrange(40), source.choice((16, 17, 21, 24, 25, 32)), 0, 0, 0)
-        read_messages(head + source.randbytes(source.randrange(30)), News())
-
-
 # ---- as root ----
 
 pytest_lab = pytest.mark.lab
-
-
-@pytest_lab
-def test_an_interface_s_life(lab: Lab) -> None:
-    """State and MTU are seen wherever it is, and that it is gone, also with its namespace."""
-    home, away = lab.namespace("home"), lab.namespace("away")
-    with home.entered():
-        interface = Interface.open("wgfd%d")
-        monitor = Monitor()
-        interface.follow(monitor)
-    name = interface.name
-    assert interface.state() is not None
-    home.ip(f"link set {name} mtu 9000 up")
-    assert wait_news(monitor).links
-    state = interface.state()
-    assert state is not None
-    assert (state.up, state.mtu) == (True, 9000)
-    home.ip(f"link set {name} netns {away.name}")
-    assert wait_news(monitor).links
-    with home.entered():
-        interface.follow(monitor)
-    monitor.read()
-    away.ip(f"link set {name} mtu 1300 up")
-    assert wait_news(monitor).links
-    state = interface.state()
-    assert state is not None
-    assert (state.up, state.mtu) == (True, 1300)
-    away.ip("link set lo down")
-    away.close()
-    wait_until(lambda: interface.state() is None, "the interface went with its namespace")
-    interface.close()
-    monitor.close()
-
-
-def wait_news(monitor: Monitor) -> News:
-    news = News()
-
-    def heard() -> bool:
-        more = monitor.read()
-        news.links |= more.links
-        news.sources |= more.sources
-        return news.links
-
-    wait_until(heard, "news of an interface")
-    return news
-
-
-@pytest_lab
-def test_another_namespace_s_addresses_are_none_of_ours(lab: Lab) -> None:
-    home, away = lab.namespace("home"), lab.namespace("away")
-    with home.entered():
-        interface = Interface.open("wgfd%d")
-        monitor = Monitor()
-        home.ip(f"link set {interface.name} netns {away.name}")
-        interface.follow(monitor)
-    monitor.read()
-    away.ip(
-        "addr add 192.0.2.9/24 dev lo", "addr del 192.0.2.9/24 dev lo", f"link set {interface.name} mtu 1400"
-    )
-    assert not wait_news(monitor).sources
-    home.ip("addr add 192.0.2.9/24 dev lo", "addr del 192.0.2.9/24 dev lo")
-    wait_until(lambda: monitor.read().sources, "an address that went at home")
-    interface.close()
-    monitor.close()
 
 
 @pytest_lab

@@ -1,0 +1,111 @@
+"""The command line: what names an interface, what is a command, what is refused and how."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from wgfast import _core
+from wgfast.__main__ import COMMANDS, main
+from wgfast.daemon import check_name
+from wgfast.errors import InterfaceError
+
+WGFAST = [sys.executable, "-m", "wgfast"]
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*WGFAST, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        env={**os.environ, **environ},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("arguments", [[], ["-x"], ["--verbose", "wg0"], ["wg0", "wg1"], ["-f"], ["--"]])
+def test_a_wrong_command_line_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "usage: wgfast" in printed.err
+    assert not printed.out
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert all(command in capsys.readouterr().out for command in ("-f|--foreground",))
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("wgfast ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["wg0"], ("wg0", False)),
+        (["-f", "wg0"], ("wg0", True)),
+        (["--foreground", "wg0"], ("wg0", True)),
+        (["--", "demo"], ("demo", False)),
+        (["-f", "--", "-f"], ("-f", True)),
+    ],
+)
+def test_what_names_an_interface(
+    arguments: list[str], expected: tuple[str, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[tuple[str, bool]] = []
+
+    def note(name: str, foreground: bool) -> int:
+        called.append((name, foreground))
+        return 0
+
+    monkeypatch.setattr("wgfast.daemon.run", note)
+    assert main(arguments) == 0
+    assert called == [expected]
+
+
+@pytest.mark.parametrize("name", ["", "sixteen-bytes-xx", "a/b", "a b", "a:b", ".", "..", "ü" * 8])
+def test_a_name_no_interface_can_have(name: str) -> None:
+    with pytest.raises(InterfaceError, match="name"):
+        check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("WG_TUN_FD", "x"), ("WG_TUN_FD", "-1"), ("WG_UAPI_FD", "999"), ("WGFAST_THREADS", "0")],
+)
+def test_a_bad_environment_is_explained(variable: str, value: str) -> None:
+    done = run("-f", "wgfdnone", **{"WG_TUN_FD": "998", variable: value})
+    assert done.returncode == 1
+    assert variable in done.stderr or "WG_TUN_FD" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_keys_agree() -> None:
+    private = run("genkey").stdout
+    public = subprocess.run(
+        [*WGFAST, "pubkey"], input=private, capture_output=True, text=True, timeout=20, check=True
+    ).stdout
+    assert len(private) == len(public) == 45
+    assert len(run("genpsk").stdout) == 45
+    bad = subprocess.run(
+        [*WGFAST, "pubkey"], input="abc", capture_output=True, text=True, timeout=20, check=False
+    )
+    assert bad.returncode == 1
+    assert "expected" in bad.stderr
+
+
+def test_every_command_explains_itself() -> None:
+    for command in COMMANDS:
+        done = run(command, "--help")
+        assert done.returncode == 0
+        assert "Usage: wgfast" in done.stdout
+
+
+def test_the_doctor_names_the_kernel_in_use() -> None:
+    done = run("doctor", COLUMNS="200")
+    assert done.returncode == 0
+    assert _core.aead_kernel() in done.stdout
+    assert "/dev/net/tun" in done.stdout
