@@ -43,3 +43,11 @@ def test_plain(name: str) -> None:
 
 def test_under_sanitizers() -> None:
     run("make", "-j2", "sanitize", timeout=1800)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64")),
+    reason="missing: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross and qemu-user",
+)
+def test_on_aarch64() -> None:
+    run("make", "-j2", "-C", "tests/core", "run", "VARIANT=aarch64", timeout=600)

@@ -12,6 +12,13 @@
 #include <string.h>
 
 const struct wgf_aead_kernel *const wgf_aead_kernels[] = {
+#if defined(__x86_64__)
+	&wgf_aead_avx512ifma,
+	&wgf_aead_avx512,
+	&wgf_aead_avx2,
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+	&wgf_aead_neon,
+#endif
 	&wgf_aead_portable,
 	NULL,
 };
@@ -124,28 +131,38 @@ int wgf_aead_choose(const char *name)
 	return error;
 }
 
-/* The environment cannot be reported from here, so a name that is wrong there gives the best kernel;
- * who wants to complain calls wgf_aead_choose with it first. An explicit choice made meanwhile wins. */
-static const struct wgf_aead_kernel *choose_first(void)
+/* By the environment, unless an explicit choice was made meanwhile: that one wins. NULL and the error
+ * where WGFAST_AEAD names none that is usable: a fault is not stored, so that it can be corrected. */
+static const struct wgf_aead_kernel *choose_first(int *error)
 {
 	const char *name = getenv("WGFAST_AEAD");
-	const struct wgf_aead_kernel *kernel = NULL, *none = NULL;
-	int error;
+	const struct wgf_aead_kernel *none = NULL;
+	const struct wgf_aead_kernel *kernel = pick(name != NULL && name[0] != '\0' ? name : NULL, error);
 
-	if (name != NULL && name[0] != '\0')
-		kernel = pick(name, &error);
 	if (kernel == NULL)
-		kernel = pick(NULL, &error);
-	if (kernel == NULL)
-		kernel = &refuse;
+		return NULL;
 	if (!atomic_compare_exchange_strong_explicit(&chosen, &none, kernel, memory_order_acq_rel,
 						     memory_order_acquire))
 		kernel = none;
 	return kernel;
 }
 
+int wgf_aead_environment(void)
+{
+	int error = 0;
+	if (atomic_load_explicit(&chosen, memory_order_acquire) == NULL)
+		choose_first(&error);
+	return error;
+}
+
 const struct wgf_aead_kernel *wgf_aead_chosen(void)
 {
+	int error;
 	const struct wgf_aead_kernel *kernel = atomic_load_explicit(&chosen, memory_order_acquire);
-	return kernel != NULL ? kernel : choose_first();
+
+	if (kernel == NULL)
+		kernel = choose_first(&error);
+	if (kernel == NULL) /* nobody asked wgf_aead_environment: packets must flow all the same */
+		kernel = pick(NULL, &error);
+	return kernel != NULL ? kernel : &refuse;
 }

@@ -38,6 +38,13 @@ struct wgf_aead_kernel {
 /* Every kernel this build has, best first, portable last, then a NULL. */
 extern const struct wgf_aead_kernel *const wgf_aead_kernels[];
 extern const struct wgf_aead_kernel wgf_aead_portable;
+#if defined(__x86_64__)
+extern const struct wgf_aead_kernel wgf_aead_avx512;
+extern const struct wgf_aead_kernel wgf_aead_avx512ifma;
+extern const struct wgf_aead_kernel wgf_aead_avx2;
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+extern const struct wgf_aead_kernel wgf_aead_neon;
+#endif
 
 /* Why a kernel is not in use; the text stands beside it in wgf_aead_reason. */
 enum wgf_aead_state {
@@ -53,6 +60,10 @@ const struct wgf_aead_kernel *wgf_aead_find(const char *name); /* NULL: no such 
 /* Use the kernel of this name, or the best usable one when name is NULL. 0, -ENOENT for an unknown
  * name, -ENOTSUP for one that is not usable. Any thread; batches under way finish with the old one. */
 int wgf_aead_choose(const char *name);
+/* Makes the first choice, by the environment, unless one was made. 0, or what wgf_aead_choose says to the
+ * name in WGFAST_AEAD: then nothing is chosen, and the next call reads the environment again. Whoever
+ * can report it asks before the first packet. Not while another thread changes the environment. */
+int wgf_aead_environment(void);
 /* Never NULL. Where nothing was chosen yet: the one WGFAST_AEAD names, or the best one if it names none
  * that is usable; if even the portable one failed its self-test, one that refuses everything. */
 const struct wgf_aead_kernel *wgf_aead_chosen(void);
