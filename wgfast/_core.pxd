@@ -110,6 +110,7 @@ cdef extern from "core/wgfast.h" nogil:
     wgf_aead_state wgf_aead_examine(const wgf_aead_kernel *kernel)
     const char *wgf_aead_reason(wgf_aead_state state)
     int wgf_aead_choose(const char *name)
+    int wgf_aead_environment()
     const wgf_aead_kernel *wgf_aead_chosen()
     void wgf_aead_xseal(
         uint8_t *dst, const uint8_t *src, size_t len, const uint8_t *ad, size_t ad_len,

@@ -3,7 +3,7 @@
 Buffers are anything with the buffer protocol (numpy arrays, bytes, bytearray, memoryview); arrays must be
 C-contiguous unless said otherwise and are used in place. Times are integers, CLOCK_BOOTTIME nanoseconds
 (or the clock of an Engine's caller). Errors are those of wgfast.errors: BatchError (a batch's array has the
-wrong dtype, shape, layout, or is read-only), ForkedError (device used in a forked child), PeerRemovedError
+wrong dtype, shape, layout, or is read-only), ConfigError (WGFAST_AEAD), ForkedError (device used in a forked child), PeerRemovedError
 (a handle outlived its peer), OSError otherwise.
 """
 
@@ -102,7 +102,11 @@ def aead_kernel() -> str:
     """The one in use."""
 
 def aead_choose(name: str | None) -> None:
-    """Use this kernel; None: the best. ValueError names what exists when it is unknown or unusable."""
+    """Use this kernel; None: the best. ConfigError names what exists when it is unknown or unusable."""
+
+def aead_environment() -> None:
+    """ConfigError if WGFAST_AEAD names no kernel that can be used; a Core, seal and open say the same. Once there is a
+    choice, the environment is not read again."""
 
 def seal(
     packets: _Array,

@@ -11,7 +11,7 @@ import os
 import sys
 from collections import namedtuple
 
-from wgfast.errors import BatchError, ClosedError, ForkedError, PeerRemovedError
+from wgfast.errors import BatchError, ClosedError, ConfigError, ForkedError, PeerRemovedError
 
 cimport cython
 from cpython.buffer cimport (
@@ -311,15 +311,34 @@ def aead_kernel():
 
 
 def aead_choose(name):
-    """Use this kernel; None: the best. ValueError names what exists when it is unknown or unusable."""
+    """Use this kernel; None: the best. ConfigError names what exists when it is unknown or unusable."""
     cdef bytes encoded = b"" if name is None else name.encode()
     cdef const char *text = NULL if name is None else PyBytes_AS_STRING(encoded)
     cdef int result
     with nogil:
         result = wgf_aead_choose(text)
     if result < 0:
-        known = ", ".join([f"{kernel} ({reason})" for kernel, _, reason in aead_kernels()])
-        raise ValueError(f"AEAD kernel {name!r} cannot be used: this build has {known}")
+        refuse_kernel("AEAD kernel", name)
+
+
+def aead_environment():
+    """ConfigError if WGFAST_AEAD names no kernel that can be used; a Core, seal and open say the same. Once there
+    is a choice, the environment is not read again."""
+    heed_environment()
+
+
+cdef int heed_environment() except -1:
+    # Examines kernels once in a process, a few milliseconds; after that it is one load.
+    if wgf_aead_environment() < 0:
+        refuse_kernel("WGFAST_AEAD", os.environ.get("WGFAST_AEAD") or None)
+    return 0
+
+
+cdef int refuse_kernel(str what, object name) except -1:
+    known = ", ".join([f"{kernel} ({reason})" for kernel, _, reason in aead_kernels()])
+    if name is None:
+        raise ConfigError(f"{what}: none of this build can be used: {known}")
+    raise ConfigError(f"{what}: {name!r}: cannot be used; this build has {known}")
 
 
 cdef list fill_jobs(wgf_row_jobs *jobs, packets, lengths, keys, nonces, out, ok, ad):
@@ -400,6 +419,7 @@ def seal(packets, lengths, keys, nonces, out, ad=None):
     """
     cdef wgf_row_jobs jobs
     cdef int64_t result
+    heed_environment()
     held = fill_jobs(&jobs, packets, lengths, keys, nonces, out, None, ad)
     with nogil:
         result = wgf_rows_seal(&jobs)
@@ -420,6 +440,7 @@ def open(packets, lengths, keys, nonces, out, ok, ad=None):
     cdef int64_t result
     if ok is None:
         raise BatchError("ok: None: expected contiguous uint8 or bool of shape (n,)")
+    heed_environment()
     held = fill_jobs(&jobs, packets, lengths, keys, nonces, out, ok, ad)
     with nogil:
         result = wgf_rows_open(&jobs)
@@ -864,6 +885,7 @@ cdef class Core(Fixed):
     def __cinit__(self, uint32_t threads):
         cdef wgf_device_options options
         cdef int error
+        heed_environment()
         check(wgf_gate_init(&self.gate))
         self.has_gate = True
         self.events = <wgf_event *>malloc(EVENTS_A_CALL * sizeof(wgf_event))

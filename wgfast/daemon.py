@@ -115,11 +115,13 @@ class Daemon:
 
     def __init__(self, name: str, settings: Settings) -> None:
         # Only now, in the process that is going to use it.
+        from wgfast import _core
         from wgfast.alarm import Alarm
         from wgfast.device import Device
         from wgfast.monitor import Monitor
         from wgfast.uapi_server import UapiServer
 
+        _core.aead_environment()  # as Device would, but before there is an interface
         self._stopping = False
         with contextlib.ExitStack() as stack:
             self._selector = stack.enter_context(selectors.DefaultSelector())

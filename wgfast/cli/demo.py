@@ -31,6 +31,7 @@ from rich.progress import (
 from rich.table import Table
 
 from wgfast import Device, _core, generate_private_key
+from wgfast.errors import ConfigError
 
 ADDRESSES: Final = ("10.99.0.1", "10.99.0.2")
 PACKET_SIZE: Final = 1400
@@ -76,7 +77,7 @@ def run_demo(size: int, namespaces: bool) -> int:
             result = demonstrate(payload, progress)
             if namespaces:
                 result.transfers += _between_namespaces(payload, progress, console)
-    except (DemoError, OSError) as error:
+    except (ConfigError, DemoError, OSError) as error:
         console.print(f"[bold red]The demo failed:[/] {error}")
         return 1
     console.print(_summary(result))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from wgfast import __version__, _core
+from wgfast.errors import ConfigError
 from wgfast.uapi_socket import DIRECTORY
 
 _CAPABILITIES: Final = {
@@ -20,6 +21,7 @@ _CAPABILITIES: Final = {
     "CAP_NET_BROADCAST": (11, "hearing of changes in another namespace"),
 }
 _TUN: Final = "/dev/net/tun"
+_AEAD: Final = "WGFAST_AEAD"
 
 
 class Finding(NamedTuple):
@@ -29,7 +31,7 @@ class Finding(NamedTuple):
 
 
 def run_doctor() -> int:
-    """Prints the table. Exit status 1 if not even a kernel for the packets works."""
+    """Prints the table. Exit status 1 without a kernel for the packets, or the one WGFAST_AEAD names."""
     table = Table(title=f"wgfast {__version__}", title_justify="left")
     for column in ("What", "State", "Why"):
         table.add_column(column, overflow="fold")
@@ -37,7 +39,7 @@ def run_doctor() -> int:
         style = {"no": "yellow", "yes": "green", "in use": "bold green"}.get(finding.state)
         table.add_row(finding.what, finding.state, finding.reason, style=style)
     Console().print(table)
-    return 0 if any(usable for _, usable, _ in _core.aead_kernels()) else 1
+    return 0 if _kernel_refused() is None else 1
 
 
 def findings() -> Iterator[Finding]:
@@ -51,10 +53,23 @@ def findings() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    in_use = _core.aead_kernel()
+    refused = _kernel_refused()
+    in_use = _core.aead_kernel() if refused is None else None
+    forced = os.environ.get(_AEAD)
     for name, usable, reason in _core.aead_kernels():
         state = "in use" if name == in_use else "yes" if usable else "no"
-        yield Finding(f"AEAD kernel {name}", state, reason)
+        by = f"; forced by {_AEAD}={forced}" if name == forced else ""
+        yield Finding(f"AEAD kernel {name}", state, reason + by)
+    if refused is not None:
+        yield Finding(_AEAD, "no", str(refused))
+
+
+def _kernel_refused() -> ConfigError | None:
+    try:
+        _core.aead_environment()
+    except ConfigError as error:
+        return error
+    return None
 
 
 def _tun() -> Finding:
