@@ -8,7 +8,7 @@ CHECKED := wgfast tests bench examples setup.py
 C_WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-fast test-tools check check-c sanitize bench clean
+.PHONY: help build demo test test-fast test-tools check check-c sanitize bench bench-aead clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ sanitize: ## Run the C tests under address, undefined-behaviour and thread sanit
 
 bench: build $(VENV)/.bench ## Measure the parts, packets and bits per second
 	$(PYTHON) -m pytest -q bench
+
+bench-aead: build $(VENV)/.bench ## The AEAD beside libsodium, OpenSSL and ipsec-mb (ARGS=--quick, --isa avx2, ...)
+	@.ci/packages bench_aead
+	$(PYTHON) bench/aead.py $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build dist *.egg-info $(VENV) wgfast/_core.c wgfast/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis
