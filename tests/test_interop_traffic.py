@@ -39,8 +39,7 @@ def check_iperf(tunnel: Tunnel, mtu: int) -> None:
         assert iperf_tcp(namespace, address, amount, reverse=True) >= amount // 2
         sent, lost = iperf_udp(namespace, address, length=mtu - 40 - 8)
         assert sent > 0
-        # Correctness, not speed: where others compete for the processors, bursts overflow queues.
-        assert lost <= sent // 4, f"{lost} of {sent} datagrams to {address} lost"
+        assert lost <= sent // 10, f"{lost} of {sent} datagrams to {address} lost"
     server.stop()
 
 
