@@ -15,6 +15,7 @@
 #define WGF_AEAD_AVX512_H
 
 #include "passes_avx512.h"
+#include "single_avx512.h"
 
 #define SORTED 64u  /* jobs sorted at a time */
 #define LITTLE 192u /* a single packet this short takes longer to spread over lanes than to do without */
@@ -52,16 +53,21 @@ static void mac_end(struct scratch *s, unsigned half)
 }
 
 /* Eight of the group's jobs as texts; what is not there is a second copy of the last. */
-static void list_texts(struct texts *t, const struct group *g, unsigned from, bool ad, bool sealed)
+INLINE void list_texts(struct texts *t, const struct group *g, unsigned from, bool ad, bool sealed)
 {
+	size_t shortest = SIZE_MAX, longest = 0;
+
 	for (unsigned i = 0; i < PACKETS; i++) {
 		const struct wgf_aead_job *job = g->jobs[from + i < g->n ? from + i : g->n - 1];
-		t->size[i] = ad ? job->ad_len : job->len;
-		t->first[i] = ad ? job->ad : sealed ? job->dst : job->src;
-		if (t->size[i] == 0)
-			t->first[i] = (const uint8_t *)t; /* somewhere that can be read; nothing is */
+		const size_t size = ad ? job->ad_len : job->len;
+		const uint8_t *text = ad ? job->ad : sealed ? job->dst : job->src;
+		shortest = size < shortest ? size : shortest;
+		longest = size > longest ? size : longest;
+		t->size[i] = size;
+		t->first[i] = size > 0 ? text : (const uint8_t *)t; /* somewhere that can be read; nothing is */
 	}
-	measure_texts(t);
+	t->shortest = shortest;
+	t->longest = longest;
 }
 
 /* Texts much longer than the rest of their eight are absorbed along down to the length of one of the
@@ -153,14 +159,11 @@ static void authenticate(struct scratch *s, const struct group *g, bool sealed)
 		absorb_eight(&s->mac[v], &t[v]);
 	}
 	for (unsigned v = 0; v < halves; v++) {
-		uint64_t ads[PACKETS], lens[PACKETS];
-		for (unsigned i = 0; i < PACKETS; i++) {
-			const struct wgf_aead_job *job = g->jobs[v * PACKETS + i < g->n ? v * PACKETS + i : 0];
-			ads[i] = job->ad_len;
-			lens[i] = job->len;
-		}
+		uint64_t ads[PACKETS] = {0};
+		for (unsigned i = 0; ad != 0 && i < PACKETS; i++)
+			ads[i] = g->jobs[v * PACKETS + i < g->n ? v * PACKETS + i : 0]->ad_len;
 		s->mac[v].h = absorb_block(s->mac[v].h, &s->mac[v].r, _mm512_loadu_si512(ads),
-					   _mm512_loadu_si512(lens));
+					   _mm512_loadu_si512(g->len + v * PACKETS));
 		mac_end(s, v);
 	}
 }
@@ -221,14 +224,19 @@ INLINE unsigned length_class(const struct wgf_aead_job *job)
 static void sort_jobs(struct wgf_aead_job *jobs, unsigned n, struct wgf_aead_job **order)
 {
 	uint8_t class[SORTED], places[64] = {0};
+	unsigned before = 63, rises = 0;
 
-	order[0] = jobs;
-	if (n == 1)
-		return;
 	for (unsigned i = 0; i < n; i++) {
-		class[i] = (uint8_t)length_class(&jobs[i]);
-		places[class[i]]++;
+		order[i] = &jobs[i];
+		const unsigned c = length_class(&jobs[i]);
+		rises |= before - c;
+		before = c;
+		class[i] = (uint8_t)c;
 	}
+	if (rises <= 63)
+		return;
+	for (unsigned i = 0; i < n; i++)
+		places[class[i]]++;
 	for (unsigned i = 63, sum = 0; i < 64; i--) {
 		unsigned here = places[i];
 		places[i] = (uint8_t)sum;
@@ -244,28 +252,47 @@ static void sort_jobs(struct wgf_aead_job *jobs, unsigned n, struct wgf_aead_job
 	"xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
 #define CLEAR(register) "vpxord %%" register ", %%" register ", %%" register "\n\t"
 
-/* What the compiler spilled of limbs and blocks in the frames below the batch's, and what the vector
- * registers hold. */
-static __attribute__((noinline)) void burn(void)
+/* A wipe the optimiser may not drop, without the way to the library and back. */
+INLINE void wipe_vectors(__m512i *v, size_t n)
 {
-	uint8_t frames[SPILLED];
-	wgf_wipe(frames, sizeof(frames));
+	for (size_t i = 0; i < n; i++)
+		_mm512_store_si512(&v[i], _mm512_setzero_si512());
+	__asm__ volatile("" ::"r"(v) : "memory");
+}
+
+/* What the vector registers hold. */
+INLINE void burn_registers(void)
+{
 	__asm__ volatile("vzeroall\n\t" CLEAR("zmm16") CLEAR("zmm17") CLEAR("zmm18") CLEAR("zmm19") CLEAR("zmm20")
 			 CLEAR("zmm21") CLEAR("zmm22") CLEAR("zmm23") CLEAR("zmm24") CLEAR("zmm25") CLEAR("zmm26")
 			 CLEAR("zmm27") CLEAR("zmm28") CLEAR("zmm29") CLEAR("zmm30") CLEAR("zmm31") ::: ALL_VECTORS);
 }
 
-/* Only what was used: wiping the rest would take a tenth of the time of a single packet. */
-INLINE void wipe_scratch(struct scratch *s, bool window)
+/* What the compiler spilled of limbs and blocks in the frames below the batch's, and the registers. */
+static __attribute__((noinline)) void burn(void)
 {
-	const size_t begin = window ? 0 : offsetof(struct scratch, once), end = offsetof(struct scratch, stream);
+	__m512i frames[SPILLED / 64];
+	wipe_vectors(frames, sizeof(frames) / 64);
+	burn_registers();
+}
 
-	wgf_wipe((uint8_t *)s + begin, end - begin);
-	if (__builtin_popcount(s->dirty) > 8)
-		wgf_wipe(s->stream, sizeof(s->stream));
-	else
-		for (; s->dirty != 0; s->dirty &= s->dirty - 1)
-			wgf_wipe(&s->stream[__builtin_ctz(s->dirty)], BLOCK);
+/* The same below a single packet's, which are small. */
+static __attribute__((noinline)) void burn_single(void)
+{
+	uint8_t frames[512];
+	wgf_wipe(frames, sizeof(frames));
+	burn_registers();
+}
+
+/* Only what was used: wiping the rest would take a tenth of the time of a single packet. */
+INLINE void wipe_scratch(struct scratch *s, bool several)
+{
+	const size_t begin = several ? 0 : offsetof(struct scratch, once);
+	const size_t end = several ? offsetof(struct scratch, stream) : offsetof(struct scratch, mac[1]);
+
+	wipe_vectors((__m512i *)s + begin / 64, (end - begin) / 64);
+	for (; s->dirty != 0; s->dirty &= s->dirty - 1)
+		wipe_vectors(&s->stream[__builtin_ctz(s->dirty)], 1);
 }
 
 INLINE void do_batch(struct wgf_aead_job *jobs, size_t n, bool opening)
@@ -284,9 +311,12 @@ INLINE void do_batch(struct wgf_aead_job *jobs, size_t n, bool opening)
 			g.blocks = g.n;
 			g.refused = 0;
 			for (unsigned i = 0; i < g.n; i++) {
-				g.jobs[i] = order[done + i];
+				const struct wgf_aead_job *job = g.jobs[i] = order[done + i];
 				g.first[i] = g.blocks;
-				g.blocks += text_blocks(g.jobs[i]);
+				g.counter[i] = job->counter;
+				g.prefix[i] = job->prefix;
+				g.len[i] = job->len;
+				g.blocks += text_blocks(job);
 			}
 			do_group(&s, &g, opening);
 		}
@@ -299,8 +329,9 @@ INLINE void do_batch(struct wgf_aead_job *jobs, size_t n, bool opening)
 
 static void seal(struct wgf_aead_job *jobs, size_t n)
 {
-	if (n == 1 && jobs->len <= LITTLE) {
-		wgf_aead_portable.seal(jobs, n);
+	if (n == 1 && jobs->len <= SINGLE) {
+		do_single(jobs, false);
+		burn_single();
 		return;
 	}
 	do_batch(jobs, n, false);
@@ -308,8 +339,9 @@ static void seal(struct wgf_aead_job *jobs, size_t n)
 
 static void open(struct wgf_aead_job *jobs, size_t n)
 {
-	if (n == 1 && jobs->len <= LITTLE) {
-		wgf_aead_portable.open(jobs, n);
+	if (n == 1 && jobs->len <= SINGLE) {
+		do_single(jobs, true);
+		burn_single();
 		return;
 	}
 	do_batch(jobs, n, true);

@@ -108,11 +108,12 @@ INLINE void transpose_words(__m512i t[4])
 	t[3] = _mm512_unpackhi_epi64(c, d);
 }
 
-/* A place in memory for every block: what it is added to, and where the sum goes. Blocks that are no
- * whole block of a text are added to zeros and kept. */
+/* A place in memory for every block of a pass: what it is added to, and where the sum goes. Blocks
+ * that are no whole block of a text are added to zeros and kept. Eight are written at a time: what
+ * is written past the last one wanted is overwritten, or not used. */
 struct aims {
-	const uint8_t *src[16];
-	uint8_t *dst[16];
+	const uint8_t *src[32 + 8];
+	uint8_t *dst[32 + 8];
 };
 
 INLINE void chacha20_deliver(const struct aims *to, unsigned i, __m512i block)
@@ -120,8 +121,8 @@ INLINE void chacha20_deliver(const struct aims *to, unsigned i, __m512i block)
 	_mm512_storeu_si512(to->dst[i], _mm512_xor_si512(block, _mm512_loadu_si512(to->src[i])));
 }
 
-/* The blocks in the lanes of the words x. */
-INLINE void chacha20_deliver_wide(const struct aims *to, const wide_words x[16])
+/* The blocks in the lanes of the words x; lane 0 is the pass's block `first`. */
+INLINE void chacha20_deliver_wide(const struct aims *to, unsigned first, const wide_words x[16])
 {
 	__m512i t[16];
 
@@ -133,11 +134,11 @@ INLINE void chacha20_deliver_wide(const struct aims *to, const wide_words x[16])
 		__m512i u[4] = {t[j], t[4 + j], t[8 + j], t[12 + j]};
 		transpose_pieces(u);
 		UNROLLED for (unsigned k = 0; k < 4; k++)
-			chacha20_deliver(to, 4 * k + j, u[k]);
+			chacha20_deliver(to, first + 4 * k + j, u[k]);
 	}
 }
 
-INLINE void chacha20_deliver_narrow(const struct aims *to, const narrow_words x[16])
+INLINE void chacha20_deliver_narrow(const struct aims *to, unsigned first, const narrow_words x[16])
 {
 	const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
 	const __m512i high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
@@ -149,8 +150,8 @@ INLINE void chacha20_deliver_narrow(const struct aims *to, const narrow_words x[
 	transpose_words(t);
 	transpose_words(t + 4);
 	UNROLLED for (unsigned j = 0; j < 4; j++) {
-		chacha20_deliver(to, j, _mm512_permutex2var_epi64(t[j], low, t[4 + j]));
-		chacha20_deliver(to, 4 + j, _mm512_permutex2var_epi64(t[j], high, t[4 + j]));
+		chacha20_deliver(to, first + j, _mm512_permutex2var_epi64(t[j], low, t[4 + j]));
+		chacha20_deliver(to, first + 4 + j, _mm512_permutex2var_epi64(t[j], high, t[4 + j]));
 	}
 }
 

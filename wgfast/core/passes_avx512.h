@@ -18,16 +18,16 @@ struct scratch {
 	union {               /* to cipher; to authenticate */
 		__m512i input[2][12]; /* of this pass: key, block counter, nonce */
 		struct {
-			struct mac mac[2];             /* packets 0 to 7, 8 to 15 */
 			struct powers powers;          /* of the packet absorbed along */
 			uint64_t tags[2][2 * PACKETS]; /* low halves, high halves */
 			struct wgf_poly1305 single;
 			uint8_t key[32];               /* one-time, of a single packet */
+			struct mac mac[2];             /* packets 0 to 7, 8 to 15 */
 		};
 	};
 	__m512i stream[PASS]; /* of this pass: blocks that are not added to a text at once */
 	/* From here on nothing is secret. */
-	struct aims to[2];    /* where the pass goes */
+	struct aims to;       /* where the pass goes */
 	uint32_t dirty;       /* places of the stream that ever got a block */
 	unsigned ends;        /* lanes with the ends of texts, and whose */
 	uint8_t end_lane[PASS], end_job[PASS];
@@ -38,6 +38,8 @@ static const uint8_t zeros[BLOCK];
 /* Packets that share passes, the longest first; public. */
 struct group {
 	uint32_t first[GROUP] __attribute__((aligned(64))); /* where each text begins in the row of blocks */
+	uint32_t prefix[GROUP];
+	uint64_t counter[GROUP], len[GROUP];
 	uint32_t blocks;                                   /* of the whole row */
 	unsigned n;
 	uint32_t refused;                                  /* a bit for each packet whose tag was wrong */
@@ -59,18 +61,12 @@ static void fill_window(struct scratch *s, const struct group *g)
 {
 	const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
 	const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
-	uint64_t counters[GROUP] __attribute__((aligned(64)));
-	uint32_t prefixes[GROUP] __attribute__((aligned(64)));
 	const uint8_t *keys[GROUP];
 
 	if (g->n == 1)
 		return; /* choose_input needs none */
-	for (unsigned i = 0; i < GROUP; i++) {
-		const struct wgf_aead_job *job = g->jobs[i < g->n ? i : 0];
-		counters[i] = job->counter;
-		prefixes[i] = job->prefix;
-		keys[i] = job->key;
-	}
+	for (unsigned i = 0; i < GROUP; i++)
+		keys[i] = g->jobs[i < g->n ? i : 0]->key;
 	for (unsigned i = 0; i < 4; i++) {
 		__m512i a = load_keys(keys[i], keys[i + 4]), b = load_keys(keys[i + 8], keys[i + 12]);
 		s->window[i] = _mm512_shuffle_i64x2(a, b, 0x88);     /* words 0 to 3 of four packets */
@@ -78,8 +74,8 @@ static void fill_window(struct scratch *s, const struct group *g)
 	}
 	transpose_words(s->window);
 	transpose_words(s->window + 4);
-	__m512i low = _mm512_load_si512(counters), high = _mm512_load_si512(counters + 8);
-	s->window[8] = _mm512_load_si512(prefixes);
+	__m512i low = _mm512_load_si512(g->counter), high = _mm512_load_si512(g->counter + 8);
+	s->window[8] = _mm512_load_si512(g->prefix);
 	s->window[9] = _mm512_permutex2var_epi32(low, even, high);
 	s->window[10] = _mm512_permutex2var_epi32(low, odd, high);
 }
@@ -139,9 +135,9 @@ static __attribute__((noinline)) void generate_32(struct scratch *s, bool keys)
 	}
 	chacha20_add_wide(x, s->input[0]);
 	keep_keys(s, x, keys);
-	chacha20_deliver_wide(&s->to[0], x);
+	chacha20_deliver_wide(&s->to, 0, x);
 	chacha20_add_wide(y, s->input[1]);
-	chacha20_deliver_wide(&s->to[1], y);
+	chacha20_deliver_wide(&s->to, GROUP, y);
 }
 
 static __attribute__((noinline)) void generate_24(struct scratch *s, bool keys)
@@ -156,9 +152,9 @@ static __attribute__((noinline)) void generate_24(struct scratch *s, bool keys)
 	}
 	chacha20_add_wide(x, s->input[0]);
 	keep_keys(s, x, keys);
-	chacha20_deliver_wide(&s->to[0], x);
+	chacha20_deliver_wide(&s->to, 0, x);
 	chacha20_add_narrow(y, s->input[1]);
-	chacha20_deliver_narrow(&s->to[1], y);
+	chacha20_deliver_narrow(&s->to, GROUP, y);
 }
 
 static __attribute__((noinline)) void generate_16(struct scratch *s, bool keys)
@@ -171,7 +167,7 @@ static __attribute__((noinline)) void generate_16(struct scratch *s, bool keys)
 	}
 	chacha20_add_wide(x, s->input[0]);
 	keep_keys(s, x, keys);
-	chacha20_deliver_wide(&s->to[0], x);
+	chacha20_deliver_wide(&s->to, 0, x);
 }
 
 static __attribute__((noinline)) void generate_8(struct scratch *s, bool keys)
@@ -187,7 +183,7 @@ static __attribute__((noinline)) void generate_8(struct scratch *s, bool keys)
 		UNROLLED for (unsigned i = 0; i < 8; i++)
 			s->once[i] = _mm512_castsi256_si512((__m256i)x[i]);
 	}
-	chacha20_deliver_narrow(&s->to[0], x);
+	chacha20_deliver_narrow(&s->to, 0, x);
 }
 
 /* dst := src ^ stream, the first len bytes of a block; in place or apart, at any address. */
@@ -201,46 +197,63 @@ INLINE void apply(uint8_t *dst, const uint8_t *src, const __m512i *stream, size_
 	_mm512_mask_storeu_epi8(dst, mask, _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, src), *stream));
 }
 
+/* Blocks first to last - 1 of the pass are kept. */
+INLINE void aim_at_stream(struct scratch *s, unsigned first, unsigned last)
+{
+	const __m512i eight = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
+
+	s->dirty |= (uint32_t)((UINT64_C(1) << last) - (UINT64_C(1) << first));
+	for (; first < last; first += 8) {
+		_mm512_storeu_si512(&s->to.src[first], _mm512_set1_epi64((long long)(uintptr_t)zeros));
+		_mm512_storeu_si512(&s->to.dst[first], _mm512_add_epi64(
+			_mm512_set1_epi64((long long)(uintptr_t)&s->stream[first]), eight));
+	}
+}
+
+/* Blocks from `first` on are n whole ones of a text. */
+INLINE void aim_at_text(struct scratch *s, unsigned first, unsigned n, const uint8_t *src, uint8_t *dst)
+{
+	const __m512i eight = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
+
+	for (unsigned i = 0; i < n; i += 8) {
+		const __m512i from = _mm512_set1_epi64((long long)((uintptr_t)src + i * BLOCK));
+		const __m512i to = _mm512_set1_epi64((long long)((uintptr_t)dst + i * BLOCK));
+		_mm512_storeu_si512(&s->to.src[first + i], _mm512_add_epi64(from, eight));
+		_mm512_storeu_si512(&s->to.dst[first + i], _mm512_add_epi64(to, eight));
+	}
+}
+
 /* What becomes of a pass: its whole blocks of texts are aimed where they belong, their ends stay for
  * finish. Packets that were refused get nothing, and nobody does where all is kept. The packet that
  * the next pass begins with. */
-static unsigned aim(struct scratch *s, const struct group *g, unsigned half, uint32_t at, unsigned job, bool keep)
+static unsigned aim(struct scratch *s, const struct group *g, uint32_t at, unsigned lanes, unsigned job,
+		    bool keep)
 {
-	const __m512i low = _mm512_setr_epi64(0, 64, 128, 192, 256, 320, 384, 448);
-	const __m512i high = _mm512_add_epi64(low, _mm512_set1_epi64(512));
-	const __m512i nowhere = _mm512_set1_epi64((long long)(uintptr_t)&s->stream[half * GROUP]);
-	__m512i src_low = _mm512_set1_epi64((long long)(uintptr_t)zeros), src_high = src_low;
-	__m512i dst_low = _mm512_add_epi64(nowhere, low), dst_high = _mm512_add_epi64(nowhere, high);
-	uint32_t lane = at == 0 ? g->n : 0, aimed = 0;
+	uint32_t lane = at == 0 ? g->n : 0;
 
+	aim_at_stream(s, 0, keep ? lanes : lane);
 	for (; job < g->n && !keep; job++) {
 		const struct wgf_aead_job *j = g->jobs[job];
-		uint32_t place = at + lane - g->first[job], blocks = text_blocks(j) - place;
-		uint32_t whole = (uint32_t)(j->len / BLOCK) - place, n = whole < GROUP - lane ? whole : GROUP - lane;
-		if ((g->refused >> job & 1) == 0) {
-			const __mmask16 mask = (__mmask16)(((1u << n) - 1) << lane);
-			aimed |= mask;
-			const uintptr_t back = ((uintptr_t)place - lane) * BLOCK; /* lane 0 would be there */
-			const __m512i src = _mm512_set1_epi64((long long)((uintptr_t)j->src + back));
-			const __m512i dst = _mm512_set1_epi64((long long)((uintptr_t)j->dst + back));
-			src_low = _mm512_mask_add_epi64(src_low, (__mmask8)mask, src, low);
-			src_high = _mm512_mask_add_epi64(src_high, (__mmask8)(mask >> 8), src, high);
-			dst_low = _mm512_mask_add_epi64(dst_low, (__mmask8)mask, dst, low);
-			dst_high = _mm512_mask_add_epi64(dst_high, (__mmask8)(mask >> 8), dst, high);
-			if (n < blocks && lane + n < GROUP) {
-				s->end_lane[s->ends] = (uint8_t)(half * GROUP + lane + n);
+		const uint32_t place = at + lane - g->first[job], blocks = text_blocks(j) - place;
+		const uint32_t here = blocks < PASS - lane ? blocks : PASS - lane;
+		uint32_t whole = (uint32_t)(j->len / BLOCK) - place;
+		whole = whole < here ? whole : here;
+		if ((g->refused >> job & 1) != 0) {
+			aim_at_stream(s, lane, lane + here);
+		} else {
+			aim_at_text(s, lane, whole, j->src + place * BLOCK, j->dst + place * BLOCK);
+			if (whole < here) {
+				aim_at_stream(s, lane + whole, lane + here);
+				s->end_lane[s->ends] = (uint8_t)(lane + whole);
 				s->end_job[s->ends++] = (uint8_t)job;
 			}
 		}
-		if (blocks > GROUP - lane)
+		lane += here;
+		if (here < blocks)
 			break;
-		lane += blocks;
 	}
-	s->dirty |= (~aimed & 0xffff) << half * GROUP;
-	_mm512_storeu_si512(s->to[half].src, src_low);
-	_mm512_storeu_si512(s->to[half].src + 8, src_high);
-	_mm512_storeu_si512(s->to[half].dst, dst_low);
-	_mm512_storeu_si512(s->to[half].dst + 8, dst_high);
+	if (!keep)
+		aim_at_stream(s, lane, lanes);
 	return job;
 }
 
@@ -259,20 +272,19 @@ static void finish(const struct scratch *s, const struct group *g)
 static unsigned pass(struct scratch *s, const struct group *g, uint32_t at, unsigned job, bool keep)
 {
 	const uint32_t left = g->blocks - at;
+	const unsigned lanes = left > PASS ? PASS : (left + 7) / 8 * 8;
 	unsigned next;
 
 	s->ends = 0;
+	next = aim(s, g, at, lanes, job, keep);
 	choose_input(s->input[0], s, g, at, job);
-	next = aim(s, g, 0, at, job, keep);
-	if (left > GROUP) {
-		choose_input(s->input[1], s, g, at + GROUP, next);
-		next = aim(s, g, 1, at + GROUP, next, keep);
-	}
-	if (left > GROUP + GROUP / 2)
+	if (left > GROUP)
+		choose_input(s->input[1], s, g, at + GROUP, job);
+	if (lanes == 32)
 		generate_32(s, at == 0);
-	else if (left > GROUP)
+	else if (lanes == 24)
 		generate_24(s, at == 0);
-	else if (left > GROUP / 2)
+	else if (lanes == 16)
 		generate_16(s, at == 0);
 	else
 		generate_8(s, at == 0);

@@ -22,9 +22,8 @@ struct mac {
 
 /* What they authenticate now; public. Lanes without a packet have no bytes. */
 struct texts {
-	__m512i len;
 	const uint8_t *first[PACKETS];
-	size_t size[PACKETS]; /* as in len */
+	size_t size[PACKETS];
 	size_t shortest, longest;
 };
 
@@ -65,7 +64,6 @@ static void measure_texts(struct texts *t)
 		t->longest = t->size[i] > t->longest ? t->size[i] : t->longest;
 		t->shortest = t->size[i] < t->shortest ? t->size[i] : t->shortest;
 	}
-	t->len = _mm512_loadu_si512(t->size);
 }
 
 /* rows[i]: four blocks of packet i. low[k], high[k] := the words of every packet's block k. */
@@ -107,6 +105,7 @@ INLINE struct factor limbs_square(const struct factor *r)
  * zeros, and a lane that has no more stays. */
 INLINE void absorb_ends(struct mac *m, const struct texts *t, size_t at)
 {
+	const __m512i size = _mm512_loadu_si512(t->size);
 	__m512i rows[PACKETS], low[4], high[4];
 
 	for (unsigned i = 0; i < PACKETS; i++) {
@@ -118,7 +117,7 @@ INLINE void absorb_ends(struct mac *m, const struct texts *t, size_t at)
 	blocks_to_lanes(rows, low, high);
 	for (unsigned k = 0; k < 4 && at + 16 * k < t->longest; k++) {
 		const __m512i here = _mm512_set1_epi64((long long)(at + 16 * k));
-		m->h = limbs_blend(_mm512_cmpgt_epu64_mask(t->len, here), m->h,
+		m->h = limbs_blend(_mm512_cmpgt_epu64_mask(size, here), m->h,
 				   absorb_block(m->h, &m->r, low[k], high[k]));
 	}
 }
