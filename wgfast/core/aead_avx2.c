@@ -21,147 +21,33 @@
 #if defined(__x86_64__)
 
 #include "bytes.h"
-#include "chacha20_avx2.h"
-#include "poly1305.h"
-#include "poly1305_avx2.h"
+#include "passes_avx2.h"
 
-#define CHUNK 64u /* packets whose key blocks are made together */
-#define RING 128u /* blocks of key stream; more than CHUNK + LANES */
 #define LITTLE (2 * BLOCK)          /* a single packet so short would waste most of a pass: portable */
-#define SHORT ((size_t)192)         /* at most this long: vertical Poly1305 */
 #define WORTH 3u                    /* brief packets that make vertical Poly1305 quicker than a chain each */
 #define REST 4u                     /* so few blocks are absorbed between passes */
 #define NONE SIZE_MAX
 #define ALONE (RING * BLOCK / 2)    /* longer: the packet's chain runs alone, three blocks at a time */
-
-struct scratch {
-	/* Nothing secret down to `parked`. */
-	struct wgf_aead_job *jobs;
-	size_t n;
-	bool opening, one_key;
-	bool making_keys;           /* key blocks come still */
-	size_t making;              /* the packet of the next block to make */
-	uint32_t next, last;        /* its block counter, and that of the packet's last block */
-	size_t made, used;          /* blocks, since the beginning of the chunk */
-	size_t applying, applied;   /* packet, and bytes of it, that the key stream has reached */
-	size_t queued;              /* the first packet that no chain has taken */
-	size_t chained[2];          /* the packets of the chains, or NONE */
-	size_t absorbed[CHUNK];     /* bytes of text: whole blocks, or all */
-	size_t brief[CHUNK], briefs; /* the packets for the vertical Poly1305 */
-
-	vec parked[4];              /* rows 8 to 11: there are sixteen rows and sixteen registers */
-	uint32_t state[16][LANES] __attribute__((aligned(32)));
-	struct lanes lanes;
-	struct running chain[2];
-	uint8_t tail[LANES][32];    /* the last block of text, padded, and the lengths */
-	struct wgf_poly1305 mac[CHUNK];
-	vec ring[RING * BLOCK / sizeof(vec)];
-};
 
 static bool is_brief(const struct wgf_aead_job *job)
 {
 	return job->len <= SHORT && job->ad_len == 0;
 }
 
-/* The eight blocks of s->state, in the order of their bytes, to the ring at `out`. The chains absorb
- * what they have ready, both of them `both` times two blocks, then the first `first` times three. */
-KERNEL void pass(struct scratch *s, vec *out, size_t both, size_t first)
-{
-	vec a0 = row(s->state[0]), a1 = row(s->state[1]), a2 = row(s->state[2]), a3 = row(s->state[3]);
-	vec b0 = row(s->state[4]), b1 = row(s->state[5]), b2 = row(s->state[6]), b3 = row(s->state[7]);
-	vec c0 = row(s->state[8]), c1 = row(s->state[9]);
-	vec d0 = row(s->state[12]), d1 = row(s->state[13]), d2 = row(s->state[14]), d3 = row(s->state[15]);
-	const uint8_t(*by)[sizeof(vec)] = rotate_by;
-	size_t round = 0;
-
-	s->parked[2] = row(s->state[10]);
-	s->parked[3] = row(s->state[11]);
-	if (first + both > 0) {
-		struct running x = s->chain[0], y = s->chain[1];
-		for (; round < both; round++)
-			DOUBLE_ROUND(absorb(&x), absorb(&y), absorb(&x), absorb(&y));
-		s->chain[1] = y;
-		for (; round < both + first; round++)
-			DOUBLE_ROUND(absorb(&x), absorb(&x), absorb(&x), (void)0);
-		s->chain[0] = x;
-	}
-	for (; round < 10; round++)
-		DOUBLE_ROUND((void)0, (void)0, (void)0, (void)0);
-
-	vec x[8] = {a0, a1, a2, a3, b0, b1, b2, b3};
-	s->parked[0] = d0; /* out of the way of the first transposition */
-	s->parked[1] = d1;
-	put_half(out, x, (const uint32_t(*)[LANES])s->state);
-	vec y[8] = {c0, c1, s->parked[2], s->parked[3], s->parked[0], s->parked[1], d2, d3};
-	put_half(out + 1, y, (const uint32_t(*)[LANES])s->state + 8);
-}
-
-/* The block after next: of this packet, of the next one that has data, or, at the end of all, more of
- * the last one, which nobody uses. */
-INLINE void advance(struct scratch *s)
-{
-	if (s->next++ < s->last)
-		return;
-	do {
-		if (++s->making == s->n) {
-			if (!s->making_keys) {
-				s->making = s->n - 1;
-				return;
-			}
-			s->making_keys = false;
-			s->making = 0;
-		}
-		s->last = s->making_keys ? 0 : (uint32_t)((s->jobs[s->making].len + BLOCK - 1) / BLOCK);
-	} while (!s->making_keys && s->last == 0 && s->making + 1 < s->n);
-	s->next = s->making_keys ? 0 : 1;
-}
-
-/* The state of the next eight blocks, all of one packet where it has so many. */
-KERNEL void set_state(struct scratch *s)
-{
-	const struct wgf_aead_job *job = &s->jobs[s->making];
-	const uint8_t *keys[LANES];
-
-	if (!s->making_keys && s->next + LANES - 1 <= s->last) {
-		const vec counters = _mm256_add_epi32(_mm256_set1_epi32((int)s->next),
-						      _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-		if (!s->one_key)
-			set_one_key(s->state, job->key);
-		_mm256_store_si256((vec *)s->state[12], counters);
-		_mm256_store_si256((vec *)s->state[13], _mm256_set1_epi32((int)job->prefix));
-		_mm256_store_si256((vec *)s->state[14], _mm256_set1_epi32((int)job->counter));
-		_mm256_store_si256((vec *)s->state[15], _mm256_set1_epi32((int)(job->counter >> 32)));
-		s->next += LANES - 1;
-		advance(s);
-		return;
-	}
-	for (size_t i = 0; i < LANES; i++) {
-		job = &s->jobs[s->making];
-		keys[i] = job->key;
-		s->state[12][i] = s->next;
-		s->state[13][i] = job->prefix;
-		s->state[14][i] = (uint32_t)job->counter;
-		s->state[15][i] = (uint32_t)(job->counter >> 32);
-		advance(s);
-	}
-	if (!s->one_key)
-		set_keys(s->state, keys);
-}
-
-INLINE void finish_tag(struct scratch *s, size_t j, uint64_t h[3])
+/* Writes the tag, or compares it. */
+INLINE void finish_packet(struct scratch *s, size_t j, uint64_t low, uint64_t high)
 {
 	struct wgf_aead_job *job = &s->jobs[j];
 
-	reduce(h, s->mac[j].pad);
 	s->absorbed[j] = job->len;
 	if (!s->opening) {
-		wgf_store_le64(job->dst + job->len, h[0]);
-		wgf_store_le64(job->dst + job->len + 8, h[1]);
+		wgf_store_le64(job->dst + job->len, low);
+		wgf_store_le64(job->dst + job->len + 8, high);
 		return;
 	}
-	h[0] ^= wgf_load_le64(job->src + job->len);
-	h[0] |= h[1] ^ wgf_load_le64(job->src + job->len + 8);
-	job->ok = (~(h[0] | (0 - h[0])) >> 63) != 0; /* the top bit of x | -x is clear only for 0 */
+	low ^= wgf_load_le64(job->src + job->len);
+	low |= high ^ wgf_load_le64(job->src + job->len + 8);
+	job->ok = (~(low | (0 - low)) >> 63) != 0; /* the top bit of x | -x is clear only for 0 */
 	wgf_declassify(&job->ok, sizeof(job->ok));
 }
 
@@ -178,7 +64,8 @@ STEP void finish_chain(struct scratch *s, struct running *chain, size_t j)
 	set_tail(s->tail[0], &s->jobs[j], text_of(s, j));
 	chain->p = s->tail[0] + skip;
 	absorb_blocks(chain, (32 - skip) / 16);
-	finish_tag(s, j, chain->h);
+	reduce(chain->h, s->mac[j].pad);
+	finish_packet(s, j, chain->h[0], chain->h[1]);
 }
 
 STEP void begin_chain(struct scratch *s, struct running *chain, size_t j)
@@ -219,22 +106,36 @@ STEP size_t chain_ready(struct scratch *s, size_t k)
 	}
 }
 
-/* The tags of up to eight brief packets. Lanes end together: one with fewer blocks begins later, and
- * has zeros before. */
-KERNEL void vertical(struct scratch *s, const size_t *which, size_t count)
+/* The last blocks of eight brief packets, that stand in s->tail: the padded end of a text unless it is
+ * empty, and the lengths. */
+STEP void absorb_tails(struct scratch *s, const size_t *which, size_t count)
+{
+	const uint8_t *p[LANES];
+	unsigned texts = 0;
+
+	for (size_t i = 0; i < LANES; i++) {
+		p[i] = s->tail[i];
+		if (i >= count || s->jobs[which[i]].len > 0)
+			texts |= 1u << i;
+	}
+	absorb_lanes(&s->lanes, p, texts, texts == ALL ? 2 : 1);
+	if (texts == ALL)
+		return;
+	for (size_t i = 0; i < LANES; i++)
+		p[i] += 16;
+	absorb_lanes(&s->lanes, p, ALL, 1);
+}
+
+/* The whole blocks of eight brief packets, whole[i] of each. Lanes end together: one with fewer blocks begins
+ * later, and has zeros before. */
+STEP void absorb_texts(struct scratch *s, const size_t *which, size_t count, const size_t whole[LANES])
 {
 	static const uint8_t zeros[SHORT];
 	const uint8_t *p[LANES];
 	unsigned begun = 0;
-	size_t whole[LANES] = {0}, left = 0;
-	uint64_t h[3];
+	size_t left = 0;
 
-	for (size_t i = 0; i < LANES; i++) /* lanes without a packet do the first one's work again */
-		p[i] = (const uint8_t *)s->mac[which[i < count ? i : 0]].r;
-	begin_lanes(&s->lanes, p);
 	for (size_t i = 0; i < LANES; i++) {
-		if (i < count)
-			whole[i] = set_tail(s->tail[i], &s->jobs[which[i]], text_of(s, which[i]));
 		left = whole[i] > left ? whole[i] : left;
 		p[i] = zeros;
 	}
@@ -254,22 +155,49 @@ KERNEL void vertical(struct scratch *s, const size_t *which, size_t count)
 			p[i] += begun >> i & 1 ? 16 * (left - until) : 0;
 		left = until;
 	}
-	begun = 0;
+}
+
+/* Eight brief packets of one length, in whole blocks, as WireGuard's padding leaves them. */
+STEP void absorb_alike(struct scratch *s, const size_t *which)
+{
+	const uint8_t *p[LANES];
+
 	for (size_t i = 0; i < LANES; i++) {
-		p[i] = s->tail[i];
-		if (i >= count || s->jobs[which[i]].len > 0)
-			begun |= 1u << i;
+		set_lengths(s->tail[i], &s->jobs[which[i]]);
+		p[i] = text_of(s, which[i]);
 	}
-	absorb_lanes(&s->lanes, p, begun, begun == ALL ? 2 : 1);
-	if (begun != ALL) {
+	absorb_lanes(&s->lanes, p, ALL, s->jobs[which[0]].len / 16);
+	for (size_t i = 0; i < LANES; i++)
+		p[i] = s->tail[i] + 16;
+	absorb_lanes(&s->lanes, p, ALL, 1);
+}
+
+/* The tags of up to eight brief packets. */
+KERNEL void vertical(struct scratch *s, const size_t *which, size_t count)
+{
+	const uint8_t *p[LANES];
+	size_t whole[LANES] = {0}, length = s->jobs[which[0]].len;
+	bool alike = count == LANES && length % 16 == 0;
+
+	for (size_t i = 0; i < LANES; i++) { /* lanes without a packet do the first one's work again */
+		p[i] = (const uint8_t *)s->mac[which[i < count ? i : 0]].r;
+		alike = alike && s->jobs[which[i < count ? i : 0]].len == length;
+	}
+	begin_lanes(&s->lanes, p);
+	if (alike) {
+		absorb_alike(s, which);
+	} else {
 		for (size_t i = 0; i < LANES; i++)
-			p[i] += 16;
-		absorb_lanes(&s->lanes, p, ALL, 1);
+			if (i < count)
+				whole[i] = set_tail(s->tail[i], &s->jobs[which[i]], text_of(s, which[i]));
+		absorb_texts(s, which, count, whole);
+		absorb_tails(s, which, count);
 	}
-	for (size_t i = 0; i < count; i++) {
-		join(h, (const uint64_t(*)[4])s->lanes.h[i / 4], i % 4);
-		finish_tag(s, which[i], h);
-	}
+	for (size_t i = 0; i < LANES; i++)
+		p[i] = (const uint8_t *)s->mac[which[i < count ? i : 0]].pad;
+	finish_lanes(&s->lanes, p, s->tags);
+	for (size_t i = 0; i < count; i++)
+		finish_packet(s, which[i], s->tags[0][i], s->tags[1][i]);
 }
 
 STEP void authenticate_briefs(struct scratch *s)
@@ -434,7 +362,7 @@ STEP void run_chunk(struct scratch *s, struct wgf_aead_job *jobs, size_t n, bool
 /* Where the functions called before had their registers put. */
 static __attribute__((noinline)) void wipe_below(void)
 {
-	uint8_t below[1536];
+	uint8_t below[2048];
 	wgf_wipe(below, sizeof(below));
 }
 

@@ -157,19 +157,6 @@ INLINE void absorb_four(vec h[5], const vec r[10], vec even, vec odd, vec pad)
 		h[i] = d[i];
 }
 
-/* The accumulator of one lane in radix 2^64, not quite reduced. */
-INLINE void join(uint64_t out[3], const uint64_t h[5][4], size_t lane)
-{
-	/* h[1], h[4] < 2^26 + 2^11 and the others < 2^26: low < 2^105, which leaves room for no more than
-	 * one carry, and h < 2^130 + 2^116. */
-	wide low = ((wide)h[3][lane] << 78) + ((wide)h[2][lane] << 52) + ((wide)h[1][lane] << 26) + h[0][lane];
-	wide high = (wide)(h[4][lane] & 0xffffff) << 104;
-	low += high;
-	out[0] = (uint64_t)low;
-	out[1] = (uint64_t)(low >> 64);
-	out[2] = (h[4][lane] >> 24) + (low < high);
-}
-
 /* Written out, because GCC makes of a loop a copy in pieces of 16 bytes, which the loads of 32 that
  * follow have to wait for. */
 INLINE void load_limbs(vec h[5], const uint64_t from[5][4])
@@ -235,8 +222,70 @@ INLINE void begin_lanes(struct lanes *l, const uint8_t *const r[LANES])
 	}
 }
 
+/* Limbs as absorb_four leaves them become less than 2^26. The first time h[1] may end at 2^26, when five
+ * times what h[4] passed on carries through h[0]; then h[2] to h[4] are small and the second time nothing
+ * goes round. */
+INLINE void carry_all(vec h[5])
+{
+	for (size_t twice = 0; twice < 2; twice++) {
+		carry(&h[2], &h[1]);
+		carry(&h[3], &h[2]);
+		carry(&h[4], &h[3]);
+		vec over = _mm256_srli_epi64(h[4], 26);
+		h[4] = _mm256_and_si256(h[4], _mm256_set1_epi64x(0x3ffffff));
+		h[0] = _mm256_add_epi64(h[0], _mm256_add_epi64(over, _mm256_slli_epi64(over, 2)));
+		carry(&h[1], &h[0]);
+	}
+}
+
+/* The tags of four lanes, their low words and their high ones; pad likewise. */
+INLINE void tags_of(const uint64_t limbs[5][4], vec pad_low, vec pad_high, vec *low, vec *high)
+{
+	const vec sign = _mm256_set1_epi64x(INT64_MIN);
+	vec h[5], g[5];
+
+	load_limbs(h, limbs);
+	carry_all(h);
+	/* h < 2^130: it is at least the modulus exactly when g = h + 5 reaches 2^130. */
+	for (size_t i = 0; i < 5; i++)
+		g[i] = h[i];
+	g[0] = _mm256_add_epi64(g[0], _mm256_set1_epi64x(5));
+	for (size_t i = 0; i < 4; i++)
+		carry(&g[i + 1], &g[i]);
+	const vec take = _mm256_cmpgt_epi64(g[4], _mm256_set1_epi64x(0x3ffffff));
+	for (size_t i = 0; i < 5; i++)
+		h[i] = _mm256_blendv_epi8(h[i], g[i], take);
+	/* What of h[4] and the sums is above 2^128 drops out. */
+	*low = _mm256_or_si256(h[0], _mm256_or_si256(_mm256_slli_epi64(h[1], 26), _mm256_slli_epi64(h[2], 52)));
+	*high = _mm256_or_si256(_mm256_srli_epi64(h[2], 12),
+				_mm256_or_si256(_mm256_slli_epi64(h[3], 14), _mm256_slli_epi64(h[4], 40)));
+	*low = _mm256_add_epi64(*low, pad_low);
+	const vec carried = _mm256_cmpgt_epi64(_mm256_xor_si256(pad_low, sign), _mm256_xor_si256(*low, sign));
+	*high = _mm256_sub_epi64(_mm256_add_epi64(*high, pad_high), carried);
+}
+
+/* The tags of all lanes, the low words, then the high ones; pad[i] stands where 16 bytes of it do. */
+INLINE void finish_lanes(const struct lanes *l, const uint8_t *const pad[LANES], uint64_t tags[2][LANES])
+{
+	for (size_t v = 0; v < 2; v++) {
+		vec even = two_blocks(pad[4 * v], pad[4 * v + 2]), odd = two_blocks(pad[4 * v + 1], pad[4 * v + 3]);
+		vec low, high;
+		tags_of((const uint64_t(*)[4])l->h[v], _mm256_unpacklo_epi64(even, odd), _mm256_unpackhi_epi64(even, odd),
+			&low, &high);
+		_mm256_store_si256((vec *)&tags[0][4 * v], low);
+		_mm256_store_si256((vec *)&tags[1][4 * v], high);
+	}
+}
+
+/* The lengths at tail[16]. */
+INLINE void set_lengths(uint8_t tail[32], const struct wgf_aead_job *job)
+{
+	/* In one piece, as it will be loaded. */
+	_mm_storeu_si128((__m128i *)(tail + 16), _mm_set_epi64x((long long)job->len, (long long)job->ad_len));
+}
+
 /* The last, padded block of text at tail[0] and the lengths at tail[16]. All but them are whole
- * blocks: their number is returned, and how many there are in tail. */
+ * blocks: their number is returned. */
 INLINE size_t set_tail(uint8_t tail[32], const struct wgf_aead_job *job, const uint8_t *text)
 {
 	const size_t whole = job->len > 0 ? (job->len - 1) / 16 : 0;
@@ -247,8 +296,7 @@ INLINE size_t set_tail(uint8_t tail[32], const struct wgf_aead_job *job, const u
 		if (job->len > 0)
 			memcpy(tail, text + 16 * whole, job->len - 16 * whole);
 	}
-	/* In one piece, as it will be loaded. */
-	_mm_storeu_si128((__m128i *)(tail + 16), _mm_set_epi64x((long long)job->len, (long long)job->ad_len));
+	set_lengths(tail, job);
 	return whole;
 }
 

@@ -3,9 +3,9 @@
  * Three questions: does it give the published answer (RFC 8439) and the digest that an independent
  * implementation gives over 384 lengths; does it refuse every tag with one bit flipped and leave
  * zeros; and does it agree with the portable kernel over batches of mixed lengths, alignments, places
- * and tampering, without writing a byte beside its output. Every batch has 64 jobs, so that kernels
- * which spread packets over lanes meet all their cases. A few milliseconds, memory from the heap:
- * this is not the packet path. */
+ * and tampering, without writing a byte beside its output. Kernels spread packets over lanes, so there
+ * are full batches of like and of mixed lengths, and small ones where long packets stand among short
+ * ones. A few milliseconds, memory from the heap: this is not the packet path. */
 #include <stdlib.h>
 
 #include "aead.h"
@@ -13,21 +13,40 @@
 #include "bytes.h"
 
 #define JOBS 64u
-#define TEXT_MAX 2100u
 #define ALIGNMENTS 64u
-#define SLOT (ALIGNMENTS + TEXT_MAX + WGF_TAG_SIZE + 60u) /* room on both sides, to see a stray write */
+#define BESIDE (ALIGNMENTS + WGF_TAG_SIZE + 60u) /* room on both sides, to see a stray write */
+#define ROOM (JOBS * (2100u + BESIDE))
 #define STRAY 0xa5
+
+/* A batch to try: lengths from `from` upwards by one, or, where `to` is larger, anything between, where
+ * half of the jobs are at most `brief`. All of them fit into ROOM. */
+struct deal {
+	uint32_t jobs, from, to, brief;
+	bool ones; /* ciphertext that is all ones: blocks that drive Poly1305's limbs to their limits */
+};
+
+static const struct deal deals[] = {
+	{64, 0, 0, 0, false}, {64, 64, 0, 0, false}, {64, 128, 0, 0, false}, {64, 192, 0, 0, false},
+	{64, 256, 0, 0, false}, {64, 320, 0, 0, false}, {64, 0, 2100, 2100, false}, {64, 0, 2100, 100, false},
+	{64, 0, 0, 0, true}, {64, 0, 2100, 400, true}, {17, 0, 8000, 200, false}, {16, 0, 8000, 40, false},
+	{9, 0, 9000, 1500, false}, {8, 0, 9000, 90, false}, {5, 0, 9000, 600, false}, {4, 0, 9000, 60, false},
+	{4, 0, 9000, 2000, false}, {3, 0, 9000, 200, false}, {3, 0, 9000, 3000, false}, {2, 0, 9000, 64, false},
+	{2, 0, 9000, 1500, false}, {2, 0, 9000, 9000, true}, {1, 0, 64, 64, false}, {1, 65, 256, 200, false},
+	{1, 257, 512, 400, false}, {1, 513, 1500, 1000, false}, {1, 1500, 9000, 2000, true},
+};
 
 struct room {
 	struct wgf_aead_job jobs[JOBS];
+	size_t n;                     /* of them that are tried */
+	size_t slot;                  /* bytes each has in the arrays below */
 	uint8_t keys[JOBS][WGF_KEY_SIZE];
 	uint8_t ad[JOBS][48];
 	size_t offset[JOBS];          /* of the output in its slot */
 	bool tampered[JOBS];
-	uint8_t text[JOBS][SLOT];     /* plaintext at offset 0 */
-	uint8_t sealed[JOBS][SLOT];
-	uint8_t expected[JOBS][SLOT]; /* sealed by the portable kernel */
-	uint8_t opened[JOBS][SLOT];
+	uint8_t text[ROOM];           /* plaintext at offset 0 */
+	uint8_t sealed[ROOM];
+	uint8_t expected[ROOM];       /* sealed by the portable kernel */
+	uint8_t opened[ROOM];
 	uint64_t random;
 };
 
@@ -70,6 +89,7 @@ static bool independent_digest(const struct wgf_aead_kernel *kernel, struct room
 		0x3a, 0x08, 0x81, 0x43, 0xdd, 0xd2, 0xbd, 0xad, 0x65, 0x3e, 0x6b, 0x13, 0xe9, 0x38, 0xa1, 0x2b,
 		0xb0, 0xf6, 0x40, 0xb0, 0x34, 0x9b, 0x4a, 0x22, 0x2c, 0xb9, 0x72, 0x46, 0x3c, 0x2a, 0x1f, 0xe9,
 	};
+	const size_t slot = ROOM / JOBS;
 	uint8_t digest[WGF_HASH_SIZE];
 	struct wgf_blake2s state;
 
@@ -82,20 +102,20 @@ static bool independent_digest(const struct wgf_aead_kernel *kernel, struct room
 						   .counter = (n + 1) * UINT64_C(0x0123456789abcdef),
 						   .ad = room->ad[k],
 						   .ad_len = n % 37,
-						   .src = room->text[k],
-						   .dst = room->sealed[k],
+						   .src = room->text + k * slot,
+						   .dst = room->sealed + k * slot,
 						   .len = n < 320 ? n : 320 + (n - 319) * 27};
 			for (uint32_t j = 0; j < WGF_KEY_SIZE; j++)
 				room->keys[k][j] = (uint8_t)(n * 7 + j * 11 + 1);
 			for (uint32_t j = 0; j < job.ad_len; j++)
 				room->ad[k][j] = (uint8_t)(j * 31 + n * 3 + 5);
 			for (uint32_t j = 0; j < job.len; j++)
-				room->text[k][j] = (uint8_t)(j * j + n * 13);
+				room->text[k * slot + j] = (uint8_t)(j * j + n * 13);
 			room->jobs[k] = job;
 		}
 		kernel->seal(room->jobs, JOBS);
 		for (uint32_t k = 0; k < JOBS; k++)
-			wgf_blake2s_update(&state, room->sealed[k], room->jobs[k].len + WGF_TAG_SIZE);
+			wgf_blake2s_update(&state, room->jobs[k].dst, room->jobs[k].len + WGF_TAG_SIZE);
 	}
 	wgf_blake2s_final(&state, digest);
 	return memcmp(digest, known, sizeof(known)) == 0;
@@ -120,13 +140,14 @@ static bool tags_refused(const struct wgf_aead_kernel *kernel, struct room *room
 	kernel->seal(&job, 1);
 	for (size_t bit = 0; bit < 8 * WGF_TAG_SIZE; bit += JOBS) {
 		for (size_t k = 0; k < JOBS; k++) {
-			memcpy(room->sealed[k], sealed, sizeof(sealed));
-			memset(room->opened[k], STRAY, sizeof(text));
-			room->sealed[k][sizeof(text) + (bit + k) / 8] ^= (uint8_t)(1u << (bit + k) % 8);
+			uint8_t *wrong = room->sealed + k * sizeof(sealed), *opened = room->opened + k * sizeof(text);
+			memcpy(wrong, sealed, sizeof(sealed));
+			memset(opened, STRAY, sizeof(text));
+			wrong[sizeof(text) + (bit + k) / 8] ^= (uint8_t)(1u << (bit + k) % 8);
 			room->jobs[k] = job;
 			room->jobs[k].ok = true;
-			room->jobs[k].src = room->sealed[k];
-			room->jobs[k].dst = k % 3 == 0 ? room->sealed[k] : room->opened[k];
+			room->jobs[k].src = wrong;
+			room->jobs[k].dst = k % 3 == 0 ? wrong : opened;
 		}
 		kernel->open(room->jobs, JOBS);
 		for (size_t k = 0; k < JOBS; k++)
@@ -156,74 +177,84 @@ static void fill_random(struct room *room, uint8_t *p, size_t n)
 	}
 }
 
-/* Jobs from text to sealed at random offsets: lengths from `from` upwards, or mixed when it is
- * TEXT_MAX. */
-static void deal(struct room *room, size_t from)
+/* Jobs from text to sealed at random offsets. */
+static void deal_jobs(struct room *room, const struct deal *deal)
 {
-	for (size_t k = 0; k < JOBS; k++) {
-		uint64_t dice = next_random(room);
+	const bool mixed = deal->to > deal->from;
+
+	room->n = deal->jobs;
+	room->slot = (mixed ? deal->to : deal->from + deal->jobs) + BESIDE; /* at most ROOM for all: see the table */
+	for (size_t k = 0; k < room->n; k++) {
+		const uint64_t dice = next_random(room);
+		const uint32_t to = dice >> 5 & 1 ? deal->to : deal->brief;
 		struct wgf_aead_job *job = &room->jobs[k];
 		*job = (struct wgf_aead_job){.key = room->keys[k - (dice & 1 && k > 0)],
 					     .prefix = dice & 6 ? 0 : (uint32_t)(dice >> 16),
 					     .counter = next_random(room),
 					     .ad_len = dice >> 3 & 1 ? (dice >> 48) % 48 : 0,
-					     .src = room->text[k],
-					     .len = from < TEXT_MAX ? from + k
-								    : next_random(room) % (TEXT_MAX + 1)};
+					     .src = room->text + k * room->slot,
+					     .len = deal->from + (mixed ? next_random(room) % (to - deal->from + 1) : k)};
 		job->ad = job->ad_len > 0 ? room->ad[k] : NULL;
 		room->offset[k] = (dice >> 8) % ALIGNMENTS;
-		room->tampered[k] = (dice >> 4 & 3) == 0;
+		room->tampered[k] = (dice >> 56 & 3) == 0;
 		fill_random(room, room->keys[k], WGF_KEY_SIZE);
 		fill_random(room, room->ad[k], sizeof(room->ad[k]));
-		fill_random(room, room->text[k], job->len);
+		fill_random(room, room->text + k * room->slot, job->len);
 	}
 }
 
-/* Plaintexts whose ciphertext is all ones: blocks that drive Poly1305's limbs to their limits. */
-static void deal_ones(struct room *room, size_t from)
+/* Changes the plaintexts so that their ciphertext is all ones. */
+static void make_ones(struct room *room)
 {
-	deal(room, from);
-	for (size_t k = 0; k < JOBS; k++) {
-		memset(room->text[k], 0, room->jobs[k].len);
-		room->jobs[k].dst = room->expected[k];
+	for (size_t k = 0; k < room->n; k++) {
+		memset(room->text + k * room->slot, 0, room->jobs[k].len);
+		room->jobs[k].dst = room->expected + k * room->slot;
 	}
-	wgf_aead_portable.seal(room->jobs, JOBS);
-	for (size_t k = 0; k < JOBS; k++)
-		for (size_t i = 0; i < room->jobs[k].len; i++)
-			room->text[k][i] = (uint8_t)~room->expected[k][i];
+	wgf_aead_portable.seal(room->jobs, room->n);
+	for (size_t k = 0; k < room->n; k++)
+		for (size_t i = k * room->slot; i < k * room->slot + room->jobs[k].len; i++)
+			room->text[i] = (uint8_t)~room->expected[i];
 }
 
 /* Every third job in place. */
 static bool seals_like_portable(const struct wgf_aead_kernel *kernel, struct room *room)
 {
-	memset(room->sealed, STRAY, sizeof(room->sealed));
-	memset(room->expected, STRAY, sizeof(room->expected));
-	for (size_t k = 0; k < JOBS; k++)
-		room->jobs[k].dst = room->expected[k] + room->offset[k];
-	wgf_aead_portable.seal(room->jobs, JOBS);
-	for (size_t k = 0; k < JOBS; k++) {
+	memset(room->sealed, STRAY, room->n * room->slot);
+	memset(room->expected, STRAY, room->n * room->slot);
+	for (size_t k = 0; k < room->n; k++)
+		room->jobs[k].dst = room->expected + k * room->slot + room->offset[k];
+	wgf_aead_portable.seal(room->jobs, room->n);
+	for (size_t k = 0; k < room->n; k++) {
 		struct wgf_aead_job *job = &room->jobs[k];
-		job->dst = room->sealed[k] + room->offset[k];
+		job->dst = room->sealed + k * room->slot + room->offset[k];
 		if (k % 3 == 0) {
-			memcpy(job->dst, room->text[k], job->len);
+			memcpy(job->dst, job->src, job->len);
 			job->src = job->dst;
 		}
 	}
-	kernel->seal(room->jobs, JOBS);
-	return memcmp(room->sealed, room->expected, sizeof(room->sealed)) == 0;
+	kernel->seal(room->jobs, room->n);
+	return memcmp(room->sealed, room->expected, room->n * room->slot) == 0;
+}
+
+static bool is_stray(const uint8_t *p, const uint8_t *end)
+{
+	for (; p < end; p++)
+		if (*p != STRAY)
+			return false;
+	return true;
 }
 
 /* Opens what was sealed, some of it tampered with anywhere; every fourth job in place. */
 static bool opens_what_is_right(const struct wgf_aead_kernel *kernel, struct room *room)
 {
-	memset(room->opened, STRAY, sizeof(room->opened));
-	for (size_t k = 0; k < JOBS; k++) {
+	memset(room->opened, STRAY, room->n * room->slot);
+	for (size_t k = 0; k < room->n; k++) {
 		struct wgf_aead_job *job = &room->jobs[k];
-		uint8_t *sealed = room->sealed[k] + room->offset[k];
+		uint8_t *sealed = room->sealed + k * room->slot + room->offset[k];
 		uint64_t dice = next_random(room);
 		if (room->tampered[k])
 			sealed[(dice >> 8) % (job->len + WGF_TAG_SIZE)] ^= (uint8_t)(1u << (dice & 7));
-		job->dst = room->opened[k] + dice % ALIGNMENTS;
+		job->dst = room->opened + k * room->slot + dice % ALIGNMENTS;
 		job->ok = room->tampered[k];
 		job->src = sealed;
 		if (k % 4 == 0) {
@@ -231,21 +262,18 @@ static bool opens_what_is_right(const struct wgf_aead_kernel *kernel, struct roo
 			job->src = job->dst;
 		}
 	}
-	kernel->open(room->jobs, JOBS);
-	for (size_t k = 0; k < JOBS; k++) {
+	kernel->open(room->jobs, room->n);
+	for (size_t k = 0; k < room->n; k++) {
 		const struct wgf_aead_job *job = &room->jobs[k];
-		const uint8_t *end = job->dst + job->len, *slot_end = room->opened[k] + SLOT;
+		const uint8_t *slot = room->opened + k * room->slot;
 		if (job->ok == room->tampered[k])
 			return false;
-		if (job->ok ? job->len > 0 && memcmp(job->dst, room->text[k], job->len) != 0
+		if (job->ok ? job->len > 0 && memcmp(job->dst, room->text + k * room->slot, job->len) != 0
 			    : !all_zero(job->dst, job->len))
 			return false;
-		for (const uint8_t *p = room->opened[k]; p < job->dst; p++)
-			if (*p != STRAY)
-				return false;
-		for (const uint8_t *p = end + (k % 4 == 0 ? WGF_TAG_SIZE : 0); p < slot_end; p++)
-			if (*p != STRAY)
-				return false;
+		if (!is_stray(slot, job->dst) ||
+		    !is_stray(job->dst + job->len + (k % 4 == 0 ? WGF_TAG_SIZE : 0), slot + room->slot))
+			return false;
 	}
 	return true;
 }
@@ -253,13 +281,10 @@ static bool opens_what_is_right(const struct wgf_aead_kernel *kernel, struct roo
 static bool agrees_with_portable(const struct wgf_aead_kernel *kernel, struct room *room)
 {
 	room->random = UINT64_C(0x9e3779b97f4a7c15);
-	for (size_t i = 0; i < 12; i++) {
-		if (i < 6)
-			deal(room, i * JOBS); /* 0 to 383 bytes, one job each */
-		else if (i < 10)
-			deal(room, TEXT_MAX);
-		else
-			deal_ones(room, i == 10 ? 0 : TEXT_MAX);
+	for (size_t i = 0; i < sizeof(deals) / sizeof(deals[0]); i++) {
+		deal_jobs(room, &deals[i]);
+		if (deals[i].ones)
+			make_ones(room);
 		if (!seals_like_portable(kernel, room) || !opens_what_is_right(kernel, room))
 			return false;
 	}
