@@ -8,7 +8,7 @@ CHECKED := wgfast tests bench examples setup.py
 C_WARNINGS := -Wall -Wextra -Wconversion -Wshadow -Werror
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-fast test-tools check check-c sanitize bench bench-aead clean
+.PHONY: help build demo test test-fast test-tools check check-c sanitize bench bench-aead bench-compare clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench: build $(VENV)/.bench ## Measure the parts, packets and bits per second
 bench-aead: build $(VENV)/.bench ## The AEAD beside libsodium, OpenSSL and ipsec-mb (ARGS=--quick, --isa avx2, ...)
 	@.ci/packages bench_aead
 	$(PYTHON) bench/aead.py $(ARGS)
+
+bench-compare: build $(VENV)/.bench ## Tunnels of wgfast beside those of other implementations, as root (ARGS=--quick, ...)
+	@$(PYTHON) bench/compare.py --get-peers
+	$(PYTHON) bench/compare.py --json build/compare/compare.json --markdown build/compare/compare.md --plot build/compare $(ARGS)
 
 clean: ## Remove everything that was built
 	rm -rf build dist *.egg-info $(VENV) wgfast/_core.c wgfast/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis

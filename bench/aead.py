@@ -6,6 +6,11 @@ called from Python. A rival that is not installed is named and left out.
 
     python bench/aead.py [--quick] [--isa avx2] [--forced KERNEL] [--json FILE] [--plot DIR]
 
+The portable kernel's fair rival is libsodium without vector instructions. Nobody packages that: build it
+(after ./configure, take HAVE_*INTRIN_H and HAVE_*_ASM out of the Makefiles), then
+
+    python bench/aead.py --forced portable --sodium path/to/libsodium.so
+
 `make bench-aead` installs the rivals first. Ticks are those of the time-stamp counter (on machines without
 one, nanoseconds).
 """
@@ -13,6 +18,7 @@ one, nanoseconds).
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import math
@@ -22,6 +28,7 @@ import random
 import resource
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -79,7 +86,7 @@ class Result:
 class Rivals:
     """The library built from aead_rivals.c, and who takes part."""
 
-    def __init__(self, only: str | None, avx2: bool) -> None:
+    def __init__(self, only: str | None, avx2: bool, sodium: Path | None) -> None:
         self.library = self._build()
         self.known: dict[str, int] = {}
         self.versions: dict[str, str] = {}
@@ -93,6 +100,9 @@ class Rivals:
         add = self.library
         for name in self.kernels:
             self._enter(name, add.rival_add_wgfast(_core.__file__.encode(), name.encode()), "this build")
+        if sodium is not None:
+            self._enter("libsodium", add.rival_add_sodium(str(sodium).encode()), str(sodium))
+            return
         self._enter("PyNaCl", self._add_pynacl(), "PyNaCl's libsodium")
         self._enter("libsodium", add.rival_add_sodium(b"libsodium.so.23"), "the system's libsodium")
         self._enter("OpenSSL", add.rival_add_openssl(), "libssl-dev")
@@ -237,7 +247,11 @@ def undisturbed(act: Callable[[], object]) -> float:
 
 
 def python_work(verb: str, size: int, n: int) -> dict[str, Callable[[], object]]:
-    """For each contestant, a call that seals (or opens) n packets of `size` bytes."""
+    """For each contestant, a call that seals (or opens) n packets of `size` bytes.
+
+    "in a loop" does what wgfast does: from rows of one array to rows of another, the nonce from a counter.
+    "calls alone" has every argument ready as bytes and drops the results.
+    """
     rng = np.random.default_rng(size)
     packets = rng.integers(0, 256, (n, size), np.uint8)
     key = rng.bytes(32)
@@ -245,33 +259,36 @@ def python_work(verb: str, size: int, n: int) -> dict[str, Callable[[], object]]
     lengths, counters = np.full(n, size, np.uint32), np.arange(n, dtype=np.uint64)
     sealed, ok = np.zeros((n, size + 16), np.uint8), np.zeros(n, bool)
     wgfast.seal(packets, lengths, keys, counters, sealed)
-    opened = np.zeros_like(packets)
-    texts = [row.tobytes() for row in (packets if verb == "seal" else sealed)]
-    nonces = [bytes(4) + i.to_bytes(8, "little") for i in range(n)]
-    both = list(zip(texts, nonces, strict=True))
+    given, out = (packets, np.zeros_like(sealed)) if verb == "seal" else (sealed, np.zeros_like(packets))
+    both = [(row.tobytes(), bytes(4) + i.to_bytes(8, "little")) for i, row in enumerate(given)]
     work: dict[str, Callable[[], object]] = {}
     if verb == "seal":
-        out = np.zeros_like(sealed)
         work["wgfast"] = lambda: wgfast.seal(packets, lengths, keys, counters, out)
     else:
-        work["wgfast"] = lambda: wgfast.open(sealed, lengths + np.uint32(16), keys, counters, opened, ok)
-    try:
+        work["wgfast"] = lambda: wgfast.open(sealed, lengths + np.uint32(16), keys, counters, out, ok)
+
+    def enter(name: str, call: Callable[[Any, bytes], bytes], convert: Callable[[Any], Any]) -> None:
+        def loop() -> None:
+            for i in range(n):
+                nonce = struct.pack("<4xQ", counters[i])
+                out[i] = np.frombuffer(call(convert(given[i]), nonce), np.uint8)
+
+        work[f"{name} in a loop"] = loop
+        work[f"{name}, calls alone"] = lambda: [call(text, nonce) for text, nonce in both]
+
+    with contextlib.suppress(ImportError):
         from nacl import bindings
 
         nacl_call = getattr(
             bindings, f"crypto_aead_chacha20poly1305_ietf_{'encrypt' if verb == 'seal' else 'decrypt'}"
         )
-        work["PyNaCl"] = lambda: [nacl_call(text, None, nonce, key) for text, nonce in both]
-    except ImportError:
-        pass
-    try:
+        enter("PyNaCl", lambda text, nonce: bytes(nacl_call(text, None, nonce, key)), np.ndarray.tobytes)
+    with contextlib.suppress(ImportError):
         from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
         cipher = ChaCha20Poly1305(key)
-        call = cipher.encrypt if verb == "seal" else cipher.decrypt
-        work["cryptography"] = lambda: [call(nonce, text, None) for text, nonce in both]
-    except ImportError:
-        pass
+        act = cipher.encrypt if verb == "seal" else cipher.decrypt
+        enter("cryptography", lambda text, nonce: act(nonce, text, None), lambda row: row)
     return work
 
 
@@ -280,11 +297,9 @@ def print_python(found: Sequence[dict[str, Any]]) -> None:
     print(f"\nfrom Python, {n} packets: microseconds, and how many times wgfast's ({kernel})")
     for row in found:
         times = row["microseconds"]
-        line = f"{row['verb']} {row['size']:>6} bytes"
+        print(f"{row['verb']} {row['size']} bytes")
         for name, spent in times.items():
-            line += f"   {name} {spent:.1f}"
-            line += "" if name == "wgfast" else f" ({spent / times['wgfast']:.1f} x)"
-        print(line)
+            print(f"    {name:26}{spent:9.1f}{spent / times['wgfast']:7.1f} x")
 
 
 def plot(results: Sequence[Result], rivals: Rivals, frequency: float, directory: Path) -> None:
@@ -317,6 +332,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, batches of 1 and 64 only")
     parser.add_argument("--isa", choices=["avx2"], help="hold everybody to AVX2 who can be")
     parser.add_argument("--forced", metavar="KERNEL", help="this kernel only")
+    parser.add_argument("--sodium", type=Path, metavar="LIBRARY", help="this libsodium as the only rival")
     parser.add_argument("--sizes", type=int, nargs="*", help="these sizes and no mixes")
     parser.add_argument("--batches", type=int, nargs="*", help=f"default: {BATCHES}")
     parser.add_argument("--rounds", type=int, help="default: 15, or 5 with --quick")
@@ -335,7 +351,7 @@ def main() -> None:
             sys.executable, [sys.executable, *sys.argv], {**os.environ, OPENSSL_CAPABILITIES: OPENSSL_AVX2}
         )
     os.sched_setaffinity(0, {args.core if args.core is not None else max(os.sched_getaffinity(0))})
-    rivals = Rivals(args.forced, args.isa == "avx2")
+    rivals = Rivals(args.forced, args.isa == "avx2", args.sodium)
     frequency = rivals.ticks_per_second()
     print(
         f"{platform.machine()}, {frequency / 1e9:.3f} GHz time stamps; kernels: {', '.join(rivals.kernels)}"
