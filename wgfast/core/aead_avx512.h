@@ -246,49 +246,12 @@ static void sort_jobs(struct wgf_aead_job *jobs, unsigned n, struct wgf_aead_job
 		order[places[class[i]]++] = &jobs[i];
 }
 
-#define ALL_VECTORS \
-	"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
-	"xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", \
-	"xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
-#define CLEAR(register) "vpxord %%" register ", %%" register ", %%" register "\n\t"
-
-/* A wipe the optimiser may not drop, without the way to the library and back. */
-INLINE void wipe_vectors(__m512i *v, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		_mm512_store_si512(&v[i], _mm512_setzero_si512());
-	__asm__ volatile("" ::"r"(v) : "memory");
-}
-
-/* What the vector registers hold. */
-INLINE void burn_registers(void)
-{
-	__asm__ volatile("vzeroall\n\t" CLEAR("zmm16") CLEAR("zmm17") CLEAR("zmm18") CLEAR("zmm19") CLEAR("zmm20")
-			 CLEAR("zmm21") CLEAR("zmm22") CLEAR("zmm23") CLEAR("zmm24") CLEAR("zmm25") CLEAR("zmm26")
-			 CLEAR("zmm27") CLEAR("zmm28") CLEAR("zmm29") CLEAR("zmm30") CLEAR("zmm31") ::: ALL_VECTORS);
-}
-
 /* What the compiler spilled of limbs and blocks in the frames below the batch's, and the registers. */
 static __attribute__((noinline)) void burn(void)
 {
 	__m512i frames[SPILLED / 64];
 	wipe_vectors(frames, sizeof(frames) / 64);
 	burn_registers();
-}
-
-/* The same of a single packet's, which are small: do_single's own and what lies below. */
-static __attribute__((noinline)) void burn_single(void)
-{
-	uint8_t frames[1280];
-	wgf_wipe(frames, sizeof(frames));
-	burn_registers();
-}
-
-INLINE void do_single_and_burn(struct wgf_aead_job *job, bool opening)
-{
-	do_single(job, opening);
-	burn_single();
-	__asm__ volatile(""); /* no tail call: it would wipe higher up, where our own frame was */
 }
 
 /* Only what was used: wiping the rest would take a tenth of the time of a single packet. */
@@ -298,8 +261,11 @@ INLINE void wipe_scratch(struct scratch *s, bool several)
 	const size_t end = several ? offsetof(struct scratch, stream) : offsetof(struct scratch, mac[1]);
 
 	wipe_vectors((__m512i *)s + begin / 64, (end - begin) / 64);
-	for (; s->dirty != 0; s->dirty &= s->dirty - 1)
-		wipe_vectors(&s->stream[__builtin_ctz(s->dirty)], 1);
+	if (__builtin_popcount(s->dirty) > 4)
+		wipe_vectors(s->stream, 32 - (size_t)__builtin_clz(s->dirty));
+	else
+		for (; s->dirty != 0; s->dirty &= s->dirty - 1)
+			wipe_vectors(&s->stream[__builtin_ctz(s->dirty)], 1);
 }
 
 INLINE void do_batch(struct wgf_aead_job *jobs, size_t n, bool opening)
@@ -337,7 +303,7 @@ INLINE void do_batch(struct wgf_aead_job *jobs, size_t n, bool opening)
 static void seal(struct wgf_aead_job *jobs, size_t n)
 {
 	if (n == 1 && jobs->len <= SINGLE) {
-		do_single_and_burn(jobs, false);
+		do_single(jobs, false);
 		return;
 	}
 	do_batch(jobs, n, false);
@@ -346,7 +312,7 @@ static void seal(struct wgf_aead_job *jobs, size_t n)
 static void open(struct wgf_aead_job *jobs, size_t n)
 {
 	if (n == 1 && jobs->len <= SINGLE) {
-		do_single_and_burn(jobs, true);
+		do_single(jobs, true);
 		return;
 	}
 	do_batch(jobs, n, true);

@@ -33,6 +33,28 @@ struct scratch {
 	uint8_t end_lane[PASS], end_job[PASS];
 };
 
+#define ALL_VECTORS \
+	"xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+	"xmm11", "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", \
+	"xmm22", "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31"
+#define CLEAR(register) "vpxord %%" register ", %%" register ", %%" register "\n\t"
+
+/* A wipe the optimiser may not drop, without the way to the library and back. */
+INLINE void wipe_vectors(__m512i *v, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		_mm512_store_si512(&v[i], _mm512_setzero_si512());
+	__asm__ volatile("" ::"r"(v) : "memory");
+}
+
+/* What the vector registers hold. */
+INLINE void burn_registers(void)
+{
+	__asm__ volatile("vzeroall\n\t" CLEAR("zmm16") CLEAR("zmm17") CLEAR("zmm18") CLEAR("zmm19") CLEAR("zmm20")
+			 CLEAR("zmm21") CLEAR("zmm22") CLEAR("zmm23") CLEAR("zmm24") CLEAR("zmm25") CLEAR("zmm26")
+			 CLEAR("zmm27") CLEAR("zmm28") CLEAR("zmm29") CLEAR("zmm30") CLEAR("zmm31") ::: ALL_VECTORS);
+}
+
 static const uint8_t zeros[BLOCK];
 
 /* Packets that share passes, the longest first; public. */
