@@ -27,7 +27,7 @@ from wgfast.uapi_socket import UapiSocket, refuse_live
 WGFAST = [sys.executable, "-m", "wgfast"]
 HEAVY = ("numpy", "click", "rich", "pyroute2", "asyncio")
 TUNSETIFF = 0x400454CA
-IFF_TUN, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x1000, 0x4000
+IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR = 0x1, 0x2, 0x1000, 0x4000
 
 
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -290,11 +290,25 @@ def test_without_privileges_it_says_what_it_takes(lab: Lab) -> None:
 
 
 @pytest_lab
-def test_a_tun_with_a_packet_header_is_refused(lab: Lab) -> None:
+@pytest.mark.parametrize(
+    ("flags", "taken"),
+    [
+        (IFF_TUN | IFF_NO_PI, True),
+        (IFF_TUN | IFF_NO_PI | IFF_VNET_HDR, True),
+        (IFF_TAP | IFF_NO_PI, False),
+        (IFF_TAP | IFF_NO_PI | IFF_VNET_HDR, False),
+    ],
+)
+def test_which_forms_of_an_interface_are_taken(lab: Lab, flags: int, taken: bool) -> None:
+    """One of IP, with a virtio-net header or without. Packet information: test_interop_daemon.py."""
     home = lab.namespace("home")
     with home.entered():
         fd = os.open("/dev/net/tun", os.O_RDWR)
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", b"wgfd%d", IFF_TUN | IFF_NO_PI | IFF_VNET_HDR))
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", b"wgfd%d", flags))
+    if taken:
+        with contextlib.closing(Interface.adopt(fd, "wg0")) as interface:
+            assert interface.name == "wgfd0"
+        return
     with (
         contextlib.closing(os.fdopen(fd, "rb", buffering=0)),
         pytest.raises(InterfaceError, match="IFF_NO_PI"),

@@ -17,7 +17,7 @@ usage: wgfast [-f|--foreground] INTERFACE   run the WireGuard interface INTERFAC
        wgfast --help | --version
 
 environment: LOG_LEVEL=silent|error|verbose|debug, WG_PROCESS_FOREGROUND=1, WG_TUN_FD, WG_UAPI_FD,
-             WGFAST_THREADS=N, WGFAST_AEAD=KERNEL (see wgfast doctor)
+             WGFAST_THREADS=N, WGFAST_AEAD=KERNEL, WGFAST_OFFLOAD=none|-NAME,... (see wgfast doctor)
 """
 USAGE_STATUS: Final = 2
 

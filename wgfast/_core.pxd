@@ -68,12 +68,17 @@ cdef extern from "core/blake2s.h" nogil:
 cdef extern from "core/worker.h" nogil:
     uint64_t wgf_clock_now()
 
-cdef extern from "core/tun.h" nogil:
-    int wgf_tun_open(char *name)
-    int wgf_tun_name(int fd, char *name)
-    int wgf_tun_mtu(int fd)
-    int wgf_tun_set_mtu(int fd, int mtu)
-    int wgf_tun_is_up(int fd)
+cdef extern from "core/link.h" nogil:
+    int wgf_link_open(char *name, bint vnet)
+    int wgf_link_name(int fd, char *name)
+    int wgf_link_mtu(int fd)
+    int wgf_link_set_mtu(int fd, int mtu)
+    int wgf_link_is_up(int fd)
+
+cdef extern from "core/offload.h" nogil:
+    const uint32_t WGF_OFFLOAD_COUNT
+    const char *wgf_offload_name(uint32_t offload)
+    const char *wgf_offload_text(uint32_t offload)
 
 cdef extern from "core/wgfast.h" nogil:
     # limits.h
@@ -233,6 +238,8 @@ cdef extern from "core/wgfast.h" nogil:
 
     struct wgf_device_options:
         uint32_t threads
+        uint32_t offloads_off
+    int wgf_device_offloads(wgf_device *device, uint32_t *states)
 
     wgf_device *wgf_device_create(const wgf_device_options *options)
     void wgf_device_destroy(wgf_device *device)

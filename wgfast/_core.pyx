@@ -47,6 +47,9 @@ STATUS_STAGED = WGF_DROP_STAGED
 STATUS_CONSUMED = WGF_DROP_CONSUMED
 DROP_NAMES = tuple([wgf_drop_name(reason).decode() for reason in range(WGF_DROP_COUNT)])
 DROP_TEXTS = tuple([wgf_drop_text(reason).decode() for reason in range(WGF_DROP_COUNT)])
+OFFLOAD_NAMES = tuple([wgf_offload_name(offload).decode() for offload in range(WGF_OFFLOAD_COUNT)])
+OFFLOAD_TEXTS = tuple([wgf_offload_text(offload).decode() for offload in range(WGF_OFFLOAD_COUNT)])
+OFFLOAD_STATES = ("untried", "in use", "switched off", "absent", "given up")  # enum wgf_offload_state
 DEBT_RETRANSMIT = WGF_DEBT_RETRANSMIT
 DEBT_KEEPALIVE = WGF_DEBT_KEEPALIVE
 DEBT_NEW_HANDSHAKE = WGF_DEBT_NEW_HANDSHAKE
@@ -882,7 +885,7 @@ cdef class Core(Fixed):
     cdef cython.pymutex events_turn
     cdef wgf_event *events
 
-    def __cinit__(self, uint32_t threads):
+    def __cinit__(self, uint32_t threads, uint32_t offloads_off=0):
         cdef wgf_device_options options
         cdef int error
         heed_environment()
@@ -892,6 +895,7 @@ cdef class Core(Fixed):
         if self.events == NULL:
             raise MemoryError("no memory for a device's events")
         options.threads = threads
+        options.offloads_off = offloads_off
         with nogil:
             self.device = wgf_device_create(&options)
             error = errno
@@ -1090,6 +1094,16 @@ cdef class Core(Fixed):
             result = wgf_device_drops(self.device, counts)
         self.leave(result)
         return [counts[i] for i in range(WGF_DROP_COUNT)]
+
+    def offloads(self):
+        """(state, errno) of each, in the order of OFFLOAD_NAMES; state: an index into OFFLOAD_STATES."""
+        cdef uint32_t states[WGF_OFFLOAD_COUNT]
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_device_offloads(self.device, states)
+        self.leave(result)
+        return [(states[i] & 0xff, states[i] >> 8) for i in range(WGF_OFFLOAD_COUNT)]
 
     def count_drop(self, uint32_t reason):
         """Python dropped a packet: reason is an index into DROP_NAMES."""
@@ -1659,8 +1673,9 @@ cdef int check_tun(int result, object what) except -1:
     return result
 
 
-def tun_open(str name):
-    """Create the interface; ("wg%d": the system numbers it). Returns its descriptor and its name."""
+def tun_open(str name, bint vnet=True):
+    """Create the interface; ("wg%d": the system numbers it). Returns its descriptor and its name. `vnet`: with a
+    header before each packet, which super-packets need, where the system knows such a thing."""
     cdef char buffer[IFNAMSIZ]
     cdef bytes encoded = os.fsencode(name)
     cdef int fd
@@ -1669,7 +1684,7 @@ def tun_open(str name):
     memset(buffer, 0, IFNAMSIZ)
     memcpy(buffer, PyBytes_AS_STRING(encoded), len(encoded))
     with nogil:
-        fd = wgf_tun_open(buffer)
+        fd = wgf_link_open(buffer, vnet)
     check_tun(fd, name)
     return fd, os.fsdecode(buffer)
 
@@ -1680,7 +1695,7 @@ def tun_name(int fd):
     cdef int result
     memset(buffer, 0, IFNAMSIZ)
     with nogil:
-        result = wgf_tun_name(fd, buffer)
+        result = wgf_link_name(fd, buffer)
     check_tun(result, None)
     return os.fsdecode(buffer)
 
@@ -1689,7 +1704,7 @@ def tun_mtu(int fd):
     """Its MTU, seen from the namespace it lives in now."""
     cdef int result
     with nogil:
-        result = wgf_tun_mtu(fd)
+        result = wgf_link_mtu(fd)
     return check_tun(result, None)
 
 
@@ -1697,7 +1712,7 @@ def tun_set_mtu(int fd, int mtu):
     """Set its MTU."""
     cdef int result
     with nogil:
-        result = wgf_tun_set_mtu(fd, mtu)
+        result = wgf_link_set_mtu(fd, mtu)
     check_tun(result, None)
 
 
@@ -1705,5 +1720,5 @@ def tun_is_up(int fd):
     """True: up; False: down. OSError: gone."""
     cdef int result
     with nogil:
-        result = wgf_tun_is_up(fd)
+        result = wgf_link_is_up(fd)
     return check_tun(result, None) == 1

@@ -170,13 +170,15 @@ class Daemon:
 
     def _open_interface(self, name: str, settings: Settings) -> Interface:
         from wgfast.interface import Interface
+        from wgfast.settings import may_use, offloads_off
         from wgfast.uapi_socket import refuse_live
 
         if settings.uapi_fd is None and "%" not in name:
             # Before there is an interface: it may have the name in another namespace.
             refuse_live(name)
         fd = settings.tun_fd
-        interface = Interface.open(name) if fd is None else Interface.adopt(fd, name)
+        vnet = may_use("vnet", offloads_off(None))
+        interface = Interface.open(name, vnet) if fd is None else Interface.adopt(fd, name)
         self._stack.callback(interface.close)
         return interface
 

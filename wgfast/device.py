@@ -10,7 +10,7 @@ import itertools
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +25,9 @@ from .settings import (
     EndpointArgument,
     check_keepalive,
     count_threads,
+    may_use,
     number,
+    offloads_off,
     parse_allowed_ips,
     parse_endpoint,
 )
@@ -62,9 +64,10 @@ class Device:
     `private_key` in any form keys.py reads, None: none yet. `listen_port` 0: any. `tun`, the inner port: the
     name of an interface to create or attach to, a descriptor (TUN, or one end of a Unix datagram or
     seqpacket pair; it stays the caller's to close), or None. `mtu` None: that of an interface whose
-    descriptor was given, else 1420. `threads`: workers, 1 to THREADS_MAX; None:
-    WGFAST_THREADS from the environment, or what suits the machine. Raises ConfigError for what cannot be,
-    InterfaceError when the interface cannot be opened.
+    descriptor was given, else 1420. `threads`: workers, 1 to THREADS_MAX; None: WGFAST_THREADS from the
+    environment, or what suits the machine. `without`: names of offloads that shall not be used
+    (OFFLOAD_NAMES); None: those WGFAST_OFFLOAD names. Raises ConfigError for what cannot be, InterfaceError
+    when the interface cannot be opened.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class Device:
         mtu: int | None = None,
         tun: str | int | None = None,
         threads: int | None = None,
+        without: Iterable[str] | None = None,
         name: str | None = None,
     ) -> None:
         key = None if private_key is None else parse_key(private_key, "private_key")
@@ -83,18 +87,18 @@ class Device:
         self._fwmark = number("fwmark", fwmark, 0, 0xFFFFFFFF)
         if mtu is not None:
             number("mtu", mtu, MTU_MIN, _core.MTU_MAX)
-        workers = count_threads(threads)
+        workers, off = count_threads(threads), offloads_off(without)
         self._lock = threading.RLock()
         self._closed = self._closing = self._processing = self._up = False
         self._driver: ThreadDriver | LoopDriver | None = None
         self._bound = 0
         self._wall_offset = time.time_ns() - _core.clock_now()
-        self._tun, own_tun, interface = _open_tun(tun)
+        self._tun, own_tun, interface = _open_tun(tun, may_use("vnet", off))
         self._own_tun = self._tun if own_tun else -1
         self._has_interface = interface is not None
         self.name = name or interface or f"wgfast{next(_numbers)}"
         try:
-            self.core = _core.Core(workers)
+            self.core = _core.Core(workers, off)
             self.control = Control(self.core, self.name)
             self.control.enabled = False
             if self._tun >= 0:
@@ -300,6 +304,15 @@ class Device:
         with self.using() as core:
             return dict(zip(_core.DROP_NAMES, core.drops(), strict=True))
 
+    def offloads(self) -> dict[str, str]:
+        """Each by name: "untried" (no port yet), "in use", "switched off", or "absent" or "given up": why."""
+        with self.using() as core:
+            found = core.offloads()
+        return {
+            name: _core.OFFLOAD_STATES[state] + (f": {os.strerror(error)}" if error else "")
+            for name, (state, error) in zip(_core.OFFLOAD_NAMES, found, strict=True)
+        }
+
     def statistics(self) -> DeviceStats:
         with self.using() as core:
             info = core.info()
@@ -465,13 +478,13 @@ class Device:
             raise type(error)(error.errno, f"listen_port {port}: {error.strerror}") from None
 
 
-def _open_tun(tun: str | int | None) -> tuple[int, bool, str | None]:
+def _open_tun(tun: str | int | None, vnet: bool) -> tuple[int, bool, str | None]:
     """Descriptor (-1: none), whether it is ours to close, and the interface's name where there is one."""
     if tun is None:
         return -1, False, None
     if isinstance(tun, str):
         try:
-            fd, name = _core.tun_open(tun)
+            fd, name = _core.tun_open(tun, vnet)
         except InterfaceError:
             raise
         except OSError as error:
@@ -481,11 +494,7 @@ def _open_tun(tun: str | int | None) -> tuple[int, bool, str | None]:
             ) from None
         return fd, True, name
     fd = number("tun", tun, 0, 0x7FFFFFFF)
-    return fd, False, _interface_name(fd)
-
-
-def _interface_name(fd: int) -> str | None:
     try:
-        return _core.tun_name(fd)
+        return fd, False, _core.tun_name(fd)
     except OSError:
-        return None
+        return fd, False, None

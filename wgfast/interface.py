@@ -21,7 +21,7 @@ DEFAULT_MTU: Final = 1420
 _TUNGETDEVNETNS: Final = 0x54E3
 _TUNGETIFF: Final = 0x800454D2
 _IFREQ: Final = 40
-_FORM: Final = 0x1 | 0x2 | 0x1000 | 0x4000  # IFF_TUN, IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+_FORM: Final = 0x1 | 0x2 | 0x1000  # IFF_TUN, IFF_TAP, IFF_NO_PI
 _PLAIN: Final = 0x1 | 0x1000
 _SETTLE: Final = 8
 # What the system says of a TUN descriptor whose interface was deleted.
@@ -48,10 +48,10 @@ class Interface:
         self._watched = False
 
     @classmethod
-    def open(cls, name: str) -> Interface:
-        """Creates it, down, with the usual MTU. InterfaceError says what is in the way."""
+    def open(cls, name: str, vnet: bool) -> Interface:
+        """Creates it, down, with the usual MTU; `vnet` as in tun_open. InterfaceError: what is in the way."""
         try:
-            fd, actual = _core.tun_open(name)
+            fd, actual = _core.tun_open(name, vnet)
         except OSError as error:
             raise InterfaceError(f"{name}: {_explain(name, error)}") from error
         try:
@@ -70,7 +70,7 @@ class Interface:
         if flags is not None:
             if flags & _FORM != _PLAIN:
                 raise InterfaceError(
-                    f"WG_TUN_FD={fd}: its packets have a header: it must be opened with IFF_TUN | IFF_NO_PI"
+                    f"WG_TUN_FD={fd}: it must be opened with IFF_TUN | IFF_NO_PI (IFF_VNET_HDR may be added)"
                 )
             return cls(fd, _core.tun_name(fd), True)
         try:

@@ -41,6 +41,41 @@ def count_threads(wanted: int | None) -> int:
     return 1 if cores <= 2 else min(cores, 4)
 
 
+def offloads_off(wanted: Iterable[str] | None) -> int:
+    """Which offloads shall not be used, a bit for each of OFFLOAD_NAMES: as asked for, else by WGFAST_OFFLOAD
+    ("-tso,-udp-gro"; "none" for none of them). ConfigError for a name there is none of."""
+    if wanted is None:
+        text = os.environ.get("WGFAST_OFFLOAD", "").strip()
+        if text == "none":
+            return (1 << len(_core.OFFLOAD_NAMES)) - 1
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if any(not part.startswith("-") for part in parts):
+            why = "expected none, or names with a - before each (-tso,-uso)"
+            raise _no_offload("WGFAST_OFFLOAD", text, why)
+        return _offload_mask("WGFAST_OFFLOAD", [part[1:] for part in parts])
+    if isinstance(wanted, str | bytes) or not isinstance(wanted, Iterable):
+        raise _no_offload("without", wanted, "expected a list of names (['tso', 'uso'])")
+    return _offload_mask("without", wanted)
+
+
+def _offload_mask(field: str, names: Iterable[str]) -> int:
+    mask = 0
+    for name in names:
+        if name not in _core.OFFLOAD_NAMES:
+            raise _no_offload(field, name, "there is no such offload")
+        mask |= 1 << _core.OFFLOAD_NAMES.index(name)
+    return mask
+
+
+def _no_offload(field: str, value: object, why: str) -> ConfigError:
+    return ConfigError(f"{field}: {value!r}: {why}; the names are {', '.join(_core.OFFLOAD_NAMES)}")
+
+
+def may_use(offload: str, off: int) -> bool:
+    """Whether the mask of `offloads_off` leaves it on."""
+    return not off >> _core.OFFLOAD_NAMES.index(offload) & 1
+
+
 def check_keepalive(seconds: int) -> int:
     """A persistent keepalive's interval; ConfigError if it cannot be one."""
     return number("persistent_keepalive", seconds, 0, 65535)

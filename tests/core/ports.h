@@ -1,5 +1,6 @@
-/* What the tests of the ports share: a device with nothing but counters, and batches whose slots end
- * where their room ends, so that a sanitizer sees a byte too many. */
+/* What the tests of the ports share: a device with nothing but counters, offloads and an inner port, and
+ * batches of both kinds: packets of exactly so many bytes each, so that a sanitizer sees a byte too many, and
+ * a pool's memory, where they lie side by side. */
 #ifndef WGF_PORTS_H
 #define WGF_PORTS_H
 
@@ -10,12 +11,28 @@
 
 static struct wgf_device *device;
 
+static inline struct wgf_device *new_device(void)
+{
+	size_t ceiling = 0;
+	struct wgf_device *made = aligned_alloc(_Alignof(struct wgf_device), sizeof(*made));
+	CHECK(made);
+	memset(made, 0, sizeof(*made));
+	atomic_store(&made->tun.fd, -1);
+	CHECK(wgf_epoch_init(&made->epoch) == 0);
+	CHECK(wgf_tun_init(&made->tun, &ceiling) == 0 && ceiling > WGF_SUPER_MAX);
+	return made;
+}
+
+static inline void free_device(struct wgf_device *made)
+{
+	wgf_tun_destroy(&made->tun);
+	wgf_epoch_destroy(&made->epoch);
+	free(made);
+}
+
 static inline void make_device(void)
 {
-	device = aligned_alloc(_Alignof(struct wgf_device), sizeof(*device));
-	CHECK(device);
-	memset(device, 0, sizeof(*device));
-	atomic_store(&device->tun, -1);
+	device = new_device();
 }
 
 static inline struct wgf_batch *make_batch(uint32_t room)
@@ -23,6 +40,7 @@ static inline struct wgf_batch *make_batch(uint32_t room)
 	struct wgf_batch *batch = aligned_alloc(_Alignof(struct wgf_batch), sizeof(*batch));
 	CHECK(batch);
 	memset(batch, 0, sizeof(*batch));
+	batch->limit = WGF_BATCH_PACKETS;
 	for (size_t i = 0; i < WGF_BATCH_PACKETS; i++) {
 		struct wgf_packet *packet = &batch->packets[i];
 		packet->outer = malloc(room);
@@ -42,6 +60,20 @@ static inline void free_batch(struct wgf_batch *batch)
 	free(batch);
 }
 
+/* A pool of one. */
+static inline struct wgf_batch *make_pool_batch(size_t room)
+{
+	size_t ceiling = 0;
+	struct wgf_batch *batch = wgf_pool_create(1, room, &device->epoch, &ceiling);
+	CHECK(batch && ceiling == room);
+	return batch;
+}
+
+static inline void free_pool_batch(struct wgf_batch *batch)
+{
+	wgf_pool_destroy(batch, 1, &device->epoch);
+}
+
 /* Reading a counter empties it. */
 static inline uint64_t drops(enum wgf_drop reason)
 {
@@ -56,10 +88,23 @@ static inline uint64_t all_drops(void)
 	return sum;
 }
 
+/* Empty, but for its limit, its MTU and its time. */
 static inline void clear(struct wgf_batch *batch)
 {
 	batch->count = 0;
 	batch->bytes = 0;
+	batch->used = 0;
+}
+
+/* The offload is in this state, of that errno. */
+static inline bool is_state(enum wgf_offload offload, enum wgf_offload_state state, int error)
+{
+	return atomic_load(&device->offloads.state[offload]) == ((uint32_t)state | (uint32_t)error << 8);
+}
+
+static inline void forget_offloads(void)
+{
+	memset(&device->offloads, 0, sizeof(device->offloads));
 }
 
 #endif

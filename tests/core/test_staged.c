@@ -13,6 +13,7 @@
 static struct wgf_device *device;
 static struct wgf_peer *peers[PEERS];
 static struct wgf_batch *batch;
+static uint32_t limit = WGF_BATCH_PACKETS;
 
 static void *zeroed(size_t size)
 {
@@ -33,7 +34,7 @@ static void begin(void)
 		peers[i]->handle = i + 1;
 		wgf_staged_open(peers[i]);
 	}
-	batch = wgf_pool_create(1, &device->epoch, &ceiling);
+	batch = wgf_pool_create(1, WGF_SEND_ROOM, &device->epoch, &ceiling);
 	CHECK(batch);
 }
 
@@ -82,9 +83,10 @@ static void check_packet(const struct wgf_packet *packet, size_t peer, uint32_t 
 static uint32_t take(void)
 {
 	wgf_batch_reset(batch, 0);
+	batch->limit = limit;
 	uint32_t n = wgf_staged_take(device, batch);
-	CHECK(n == batch->count && n <= WGF_BATCH_PACKETS);
-	CHECK(batch->bytes <= WGF_BATCH_BYTES);
+	CHECK(n == batch->count && n <= limit);
+	CHECK(batch->bytes <= WGF_BATCH_BYTES && batch->used <= batch->room);
 	return n;
 }
 
@@ -177,18 +179,22 @@ static void test_limits(void)
 /* A row of the Engine's caller that is too short for what waits. */
 static void test_short_rows(void)
 {
+	static struct wgf_batch rows; /* which has no memory of its own */
+	uint8_t *inner = malloc(150);
+	CHECK(inner);
 	begin();
 	put(0, 200, 1);
-	put(0, 100, 2);
+	put(0, 151, 2);
+	put(0, 150, 3);
 	wgf_staged_flush(device, peers[0]);
-	wgf_batch_reset(batch, 0);
-	for (size_t i = 0; i < WGF_BATCH_PACKETS; i++)
-		batch->packets[i].inner_room = 150;
-	CHECK(wgf_staged_take(device, batch) == 1);
-	check_packet(&batch->packets[0], 0, 100, 2);
-	CHECK(dropped(WGF_DROP_SEND_TOO_LARGE) == 1);
+	rows.limit = 1;
+	rows.packets[0] = (struct wgf_packet){.inner = inner, .inner_room = 150};
+	CHECK(wgf_staged_take(device, &rows) == 1);
+	check_packet(&rows.packets[0], 0, 150, 3);
+	CHECK(dropped(WGF_DROP_SEND_TOO_LARGE) == 2);
 	check_nothing_left();
 	end();
+	free(inner);
 }
 
 /* Two peers with much to send take turns. */
@@ -201,11 +207,33 @@ static void test_turns(void)
 	}
 	wgf_staged_flush(device, peers[0]);
 	wgf_staged_flush(device, peers[1]);
+	limit = 64;
 	CHECK(take() == 64 && batch->packets[0].peer == peers[0] && batch->packets[63].peer == peers[0]);
 	CHECK(take() == 64 && batch->packets[0].peer == peers[1] && batch->packets[63].peer == peers[1]);
 	CHECK(take() == 64 && batch->packets[35].peer == peers[0] && batch->packets[36].peer == peers[1]);
 	CHECK(take() == 8 && batch->packets[7].peer == peers[1]);
 	CHECK(take() == 0);
+	limit = WGF_BATCH_PACKETS;
+	check_nothing_left();
+	end();
+}
+
+/* As many as a batch holds, one behind the other as they are to be sent. */
+static void test_full_batch(void)
+{
+	begin();
+	for (uint64_t i = 0; i < 3 * WGF_STAGED_PER_PEER; i++)
+		put(i % 3, 1 + (uint32_t)i % 40, i);
+	for (size_t peer = 0; peer < 3; peer++)
+		wgf_staged_flush(device, peers[peer]);
+	CHECK(take() == WGF_BATCH_PACKETS && batch->count == 256);
+	for (uint32_t i = 0; i < 256; i++) {
+		const struct wgf_packet *packet = &batch->packets[i];
+		uint64_t name = i / 128 + 3 * (i % 128);
+		check_packet(packet, i / 128, 1 + (uint32_t)name % 40, name);
+		CHECK(i == 255 || packet[1].outer == packet->outer + 32 + (packet->inner_len + 15) / 16 * 16);
+	}
+	CHECK(take() == 128 && batch->packets[0].peer == peers[2] && take() == 0);
 	check_nothing_left();
 	end();
 }
@@ -386,6 +414,7 @@ int main(void)
 	test_limits();
 	test_short_rows();
 	test_turns();
+	test_full_batch();
 	test_oracle(&random);
 	test_threads();
 	return 0;

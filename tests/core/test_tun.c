@@ -2,18 +2,14 @@
  * mistaken for nobody there, and deleted. */
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
-#include <linux/netlink.h>
-#include <linux/rtnetlink.h>
-#include <poll.h>
-#include <sched.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "../../wgfast/core/link.h"
 #include "../../wgfast/core/tun.h"
+#include "namespace.h"
 #include "ports.h"
+
+enum { READS = 64 }; /* of one call, at most */
 
 /* ---- A Unix pair ---- */
 
@@ -25,7 +21,7 @@ static void test_adopt_refuses(void)
 	CHECK(wgf_tun_adopt(device, udp) == -EBADF);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
 	CHECK(wgf_tun_adopt(device, pair[0]) == -EPROTOTYPE);
-	CHECK(atomic_load(&device->tun) == -1);
+	CHECK(atomic_load(&device->tun.fd) == -1);
 	close(pair[0]);
 	close(pair[1]);
 }
@@ -57,8 +53,25 @@ static void test_pair_limits(int other, struct wgf_batch *in)
 	struct wgf_batch *narrow = make_batch(16 + 101 + 16);
 	for (int i = 0; i < 100; i++)
 		CHECK(send(other, bytes, 40, 0) == 40);
-	CHECK(read_tun(in) == WGF_BATCH_PACKETS);
-	CHECK(read_tun(in) == 100 - WGF_BATCH_PACKETS);
+	CHECK(read_tun(in) == READS && read_tun(in) == 100 - READS);
+	int room = 1 << 20;
+	CHECK(setsockopt(other, SOL_SOCKET, SO_SNDBUF, &room, sizeof(room)) == 0);
+	for (int i = 0; i < 300; i++)
+		CHECK(send(other, bytes, 40, 0) == 40);
+	clear(in); /* calls go on filling a batch until it is full */
+	for (int i = 0; i < 4; i++)
+		CHECK(wgf_tun_read(device, in) == READS);
+	CHECK(in->count == WGF_BATCH_PACKETS && wgf_tun_read(device, in) == 0);
+	in->limit = 7;
+	CHECK(read_tun(in) == 7 && wgf_tun_read(device, in) == 0);
+	in->limit = WGF_BATCH_PACKETS;
+	CHECK(read_tun(in) == 300 - 256 - 7 && read_tun(in) == 0);
+	/* What is refused is read as well, and as often: it must not hold the thread. */
+	for (int i = 0; i < 80; i++)
+		CHECK(send(other, "", 0, 0) == 0);
+	CHECK(send(other, "one", 3, 0) == 3);
+	CHECK(read_tun(in) == 0 && drops(WGF_DROP_SEND_MALFORMED) == READS);
+	CHECK(read_tun(in) == 1 && drops(WGF_DROP_SEND_MALFORMED) == 80 - READS);
 	for (int i = 0; i < 10; i++)
 		CHECK(send(other, bytes, sizeof(bytes), 0) == sizeof(bytes));
 	CHECK(read_tun(in) == 7 && read_tun(in) == 3 && all_drops() == 0);
@@ -114,7 +127,7 @@ static void test_pair(int type)
 	struct wgf_batch *batch = make_batch(65536);
 	CHECK(socketpair(AF_UNIX, type | SOCK_CLOEXEC, 0, pair) == 0);
 	CHECK(wgf_tun_adopt(device, pair[0]) == 0 && fcntl(pair[0], F_GETFL) & O_NONBLOCK);
-	CHECK(wgf_tun_mtu(pair[0]) < 0 && wgf_tun_is_up(pair[0]) < 0);
+	CHECK(wgf_link_mtu(pair[0]) < 0 && wgf_link_is_up(pair[0]) < 0);
 	test_pair_read(pair[1], batch);
 	test_pair_write(pair[1], batch);
 	if (type == SOCK_SEQPACKET) /* a datagram pair holds ten */
@@ -127,76 +140,12 @@ static void test_pair(int type)
 	wgf_tun_write(device, batch);
 	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 3 && all_drops() == 0);
 	wgf_tun_write_one(device, (const uint8_t *)"x", 1);
-	atomic_store(&device->tun, -1);
+	atomic_store(&device->tun.fd, -1);
 	close(pair[0]);
 	free_batch(batch);
 }
 
 /* ---- A TUN device, in a namespace of our own ---- */
-
-/* One rtnetlink request about an interface, answered: 0 or -errno. */
-static int change_link(int netlink, uint16_t type, const char *name, int namespace, unsigned flags)
-{
-	struct {
-		struct nlmsghdr head;
-		struct ifinfomsg link;
-		uint8_t attributes[64];
-	} request = {
-		.head = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ifinfomsg)), .nlmsg_type = type,
-			 .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
-		.link = {.ifi_flags = flags, .ifi_change = flags},
-	};
-	struct rtattr *attribute = (struct rtattr *)request.attributes;
-	attribute->rta_type = IFLA_IFNAME;
-	attribute->rta_len = (unsigned short)RTA_LENGTH(strlen(name) + 1);
-	strcpy(RTA_DATA(attribute), name);
-	request.head.nlmsg_len += RTA_ALIGN(attribute->rta_len);
-	if (namespace >= 0) {
-		attribute = (struct rtattr *)(request.attributes + RTA_ALIGN(attribute->rta_len));
-		attribute->rta_type = IFLA_NET_NS_FD;
-		attribute->rta_len = RTA_LENGTH(sizeof(namespace));
-		memcpy(RTA_DATA(attribute), &namespace, sizeof(namespace));
-		request.head.nlmsg_len += RTA_ALIGN(attribute->rta_len);
-	}
-	CHECK(send(netlink, &request, request.head.nlmsg_len, 0) > 0);
-	for (;;) { /* news come in between */
-		_Alignas(struct nlmsghdr) uint8_t answer[8192];
-		struct pollfd ready = {.fd = netlink, .events = POLLIN};
-		CHECK(poll(&ready, 1, 5000) == 1);
-		CHECK(recv(netlink, answer, sizeof(answer), 0) > 0);
-		struct nlmsghdr *head = (struct nlmsghdr *)answer;
-		if (head->nlmsg_type == NLMSG_ERROR)
-			return ((struct nlmsgerr *)NLMSG_DATA(head))->error;
-	}
-}
-
-static bool hears_of_link(int monitor)
-{
-	_Alignas(struct nlmsghdr) uint8_t news[8192];
-	struct pollfd ready = {.fd = monitor, .events = POLLIN};
-	return poll(&ready, 1, 5000) == 1 && recv(monitor, news, sizeof(news), 0) > 0 &&
-	       ((struct nlmsghdr *)news)->nlmsg_type == RTM_NEWLINK;
-}
-
-static int open_namespace(void)
-{
-	int fd = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
-	CHECK(fd >= 0);
-	return fd;
-}
-
-/* A route netlink socket of another namespace (-1: of ours), told of links. */
-static int open_netlink(int namespace)
-{
-	struct sockaddr_nl address = {.nl_family = AF_NETLINK, .nl_groups = RTMGRP_LINK};
-	int home = open_namespace();
-	CHECK(namespace < 0 || setns(namespace, CLONE_NEWNET) == 0);
-	int s = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_ROUTE);
-	CHECK(s >= 0 && bind(s, (struct sockaddr *)&address, sizeof(address)) == 0);
-	CHECK(setns(home, CLONE_NEWNET) == 0);
-	close(home);
-	return s;
-}
 
 static void test_tun_packets(int tun, const char *name)
 {
@@ -210,8 +159,8 @@ static void test_tun_packets(int tun, const char *name)
 	wgf_tun_write(device, batch); /* the interface is down: EIO */
 	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 2 && read_tun(batch) == 0);
 
-	CHECK(wgf_tun_is_up(tun) == 0 && change_link(netlink, RTM_NEWLINK, name, -1, IFF_UP) == 0);
-	CHECK(wgf_tun_is_up(tun) == 1 && wgf_tun_set_mtu(tun, WGF_MTU_MAX) == 0);
+	CHECK(wgf_link_is_up(tun) == 0 && change_link(netlink, RTM_NEWLINK, name, -1, IFF_UP) == 0);
+	CHECK(wgf_link_is_up(tun) == 1 && wgf_link_set_mtu(tun, WGF_MTU_MAX) == 0);
 	strcpy(request.ifr_name, name);
 	memcpy(&request.ifr_addr, &self, sizeof(self));
 	CHECK(ioctl(s, SIOCSIFADDR, &request) == 0);
@@ -219,7 +168,7 @@ static void test_tun_packets(int tun, const char *name)
 	CHECK(ioctl(s, SIOCSIFDSTADDR, &request) == 0);
 	for (int i = 0; i < 70; i++)
 		CHECK(sendto(s, request.ifr_name, 12, 0, (struct sockaddr *)&far, sizeof(far)) == 12);
-	CHECK(read_tun(batch) == WGF_BATCH_PACKETS && batch->packets[63].inner_len == 40);
+	CHECK(read_tun(batch) == READS && batch->packets[63].inner_len == 40);
 	CHECK(batch->packets[0].inner[0] == 0x45 && batch->bytes == 64 * 40);
 	while (read_tun(batch) > 0)
 		;
@@ -242,15 +191,15 @@ static void test_tun_packets(int tun, const char *name)
 static void test_tun_moves(int tun, char *name, int there)
 {
 	int here = open_netlink(-1);
-	CHECK(wgf_tun_set_mtu(tun, 1380) == 0 && wgf_tun_mtu(tun) == 1380);
+	CHECK(wgf_link_set_mtu(tun, 1380) == 0 && wgf_link_mtu(tun) == 1380);
 	CHECK(change_link(here, RTM_NEWLINK, name, there, 0) == 0);
 	close(here);
 	char same[IFNAMSIZ];
 	memcpy(same, name, IFNAMSIZ);
-	int impostor = wgf_tun_open(same);
-	CHECK(impostor >= 0 && strcmp(same, name) == 0 && wgf_tun_set_mtu(impostor, 1234) == 0);
-	CHECK(wgf_tun_mtu(tun) == 1380 && wgf_tun_mtu(impostor) == 1234);
-	CHECK(wgf_tun_is_up(tun) == 0);
+	int impostor = wgf_link_open(same, true);
+	CHECK(impostor >= 0 && strcmp(same, name) == 0 && wgf_link_set_mtu(impostor, 1234) == 0);
+	CHECK(wgf_link_mtu(tun) == 1380 && wgf_link_mtu(impostor) == 1234);
+	CHECK(wgf_link_is_up(tun) == 0);
 
 	struct stat before, after; /* and this thread has stayed where it was */
 	int home = open_namespace();
@@ -259,28 +208,20 @@ static void test_tun_moves(int tun, char *name, int there)
 	close(home);
 
 	int monitor = open_netlink(there);
-	CHECK(wgf_tun_set_mtu(tun, 1400) == 0 && hears_of_link(monitor));
-	CHECK(wgf_tun_mtu(tun) == 1400 && wgf_tun_mtu(impostor) == 1234);
+	CHECK(wgf_link_set_mtu(tun, 1400) == 0 && hears_of_link(monitor));
+	CHECK(wgf_link_mtu(tun) == 1400 && wgf_link_mtu(impostor) == 1234);
 	struct wgf_batch *batch = make_batch(2048);
 	CHECK(read_tun(batch) == 0);
 	CHECK(change_link(monitor, RTM_DELLINK, name, -1, 0) == 0); /* deleted, there */
 	CHECK(read_tun(batch) == -ENODEV);
-	CHECK(wgf_tun_mtu(tun) == -ENODEV && wgf_tun_is_up(tun) == -ENODEV);
-	CHECK(wgf_tun_name(tun, same) == -ENODEV);
+	CHECK(wgf_link_mtu(tun) == -ENODEV && wgf_link_is_up(tun) == -ENODEV);
+	CHECK(wgf_link_name(tun, same) == -ENODEV);
 	fill_inner(batch, 2, 60);
 	wgf_tun_write(device, batch);
 	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 2 && all_drops() == 0);
 	free_batch(batch);
 	close(monitor);
 	close(impostor);
-}
-
-/* Or its neighbour discovery would come between the packets that are counted, whenever it likes. */
-static void switch_ipv6_off(void)
-{
-	int fd = open("/proc/sys/net/ipv6/conf/default/disable_ipv6", O_WRONLY | O_CLOEXEC);
-	if (fd >= 0)
-		CHECK(write(fd, "1", 1) == 1 && close(fd) == 0);
 }
 
 static void test_tun(void)
@@ -293,17 +234,17 @@ static void test_tun(void)
 	CHECK(unshare(CLONE_NEWNET) == 0);
 	switch_ipv6_off();
 	char name[IFNAMSIZ] = "wgport%d", now[IFNAMSIZ], taken[IFNAMSIZ] = "wgport0";
-	int tun = wgf_tun_open(name);
+	int tun = wgf_link_open(name, true);
 	CHECK(tun >= 0 && strcmp(name, "wgport0") == 0);
-	CHECK(wgf_tun_open(taken) == -EBUSY);
+	CHECK(wgf_link_open(taken, false) == -EBUSY);
 	memset(taken, 'x', sizeof(taken)); /* no end */
-	CHECK(wgf_tun_open(taken) == -ENAMETOOLONG);
-	CHECK(wgf_tun_adopt(device, tun) == 0 && !device->tun_is_socket);
-	CHECK(wgf_tun_name(tun, now) == 0 && strcmp(now, name) == 0);
-	CHECK(wgf_tun_mtu(tun) == 1500 && wgf_tun_set_mtu(tun, 10) == -EINVAL);
+	CHECK(wgf_link_open(taken, false) == -ENAMETOOLONG);
+	CHECK(wgf_tun_adopt(device, tun) == 0 && !atomic_load(&device->tun.is_socket));
+	CHECK(wgf_link_name(tun, now) == 0 && strcmp(now, name) == 0);
+	CHECK(wgf_link_mtu(tun) == 1500 && wgf_link_set_mtu(tun, 10) == -EINVAL);
 	test_tun_packets(tun, name);
 	test_tun_moves(tun, name, there);
-	atomic_store(&device->tun, -1);
+	atomic_store(&device->tun.fd, -1);
 	close(tun);
 	close(there);
 }
@@ -315,6 +256,6 @@ int main(void)
 	test_pair(SOCK_SEQPACKET);
 	test_pair(SOCK_DGRAM);
 	test_tun();
-	free(device);
+	free_device(device);
 	return 0;
 }

@@ -79,6 +79,11 @@ class Capture:
         self._drain()
         return [packet for _, _, packet in self._packets]
 
+    def super_packets(self) -> list[bytes]:
+        """Those of them that stand for several: what a sender or an interface handed on in one piece."""
+        self._drain()
+        return [packet for gso_type, _, packet in self._packets if gso_type]
+
     def datagrams(self) -> list[Datagram]:
         """UDP datagrams so far, in order; fragments after the first are left out."""
         self._drain()

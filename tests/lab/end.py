@@ -7,7 +7,7 @@ import ipaddress
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from . import uapi
@@ -61,9 +61,11 @@ class End:
 
     # Life
 
-    def start(self, *options: str, log_level: str = "verbose") -> End:
+    def start(
+        self, *options: str, log_level: str = "verbose", environ: Mapping[str, str] | None = None
+    ) -> End:
         """Runs the daemon in the foreground, where its exit status and its log can be seen."""
-        self.process = self._spawn(("-f", *options), log_level)
+        self.process = self._spawn(("-f", *options), log_level, environ)
         wait_until(self._answers, f"{self.implementation.name} {self.interface}: its socket")
         return self
 
@@ -71,12 +73,14 @@ class End:
         """Runs the command as a user does; whatever is true when it returns is its own doing."""
         return self._spawn((), log_level).wait(10)
 
-    def _spawn(self, options: Sequence[str], log_level: str) -> Process:
+    def _spawn(
+        self, options: Sequence[str], log_level: str, environ: Mapping[str, str] | None = None
+    ) -> Process:
         return self.namespace.spawn(
             *self.implementation.argv,
             *options,
             self.interface,
-            env={"LOG_LEVEL": log_level, TOKEN_VARIABLE: self.interface},
+            env={"LOG_LEVEL": log_level, TOKEN_VARIABLE: self.interface, **(environ or {})},
         )
 
     def _answers(self) -> bool:

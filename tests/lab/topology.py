@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,12 +126,13 @@ class Lab:
         mtu: int = 1420,
         preshared_keys: tuple[str | None, str | None] = (None, None),
         log_level: str = "verbose",
+        environs: tuple[Mapping[str, str] | None, Mapping[str, str] | None] = (None, None),
     ) -> Tunnel:
         """A configured tunnel over a cable; no packet has been sent through it yet."""
         left, right = self.cabled()
         tunnel = Tunnel(self.end(left, initiator), self.end(right, responder), family)
-        for end in tunnel.ends:
-            end.start(log_level=log_level)
+        for end, environ in zip(tunnel.ends, environs, strict=True):
+            end.start(log_level=log_level, environ=environ)
             end.up(mtu)
         tunnel.responder.add_peer(tunnel.initiator, preshared_key=preshared_keys[1])
         tunnel.initiator.add_peer(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -9,6 +10,8 @@ import random
 import re
 import socket
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,31 +138,58 @@ def iperf_udp(namespace: Namespace, destination: str, length: int, amount: int =
     return int(summary["packets"]), int(summary["lost_packets"])
 
 
-def transfer(sender: Namespace, receiver: Namespace, destination: str, amount: int = 4 << 20) -> None:
-    """Random bytes by TCP, compared at the far end: iperf3 counts bytes and never looks at them."""
+@contextlib.contextmanager
+def connection(
+    client: Namespace, server: Namespace, destination: str
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection from `client` to an address of `server`."""
     family = socket.AF_INET6 if ipaddress.ip_address(destination).version == 6 else socket.AF_INET
-    seed = random.randrange(1 << 32)
-    print(f"transfer: seed {seed}")
-    payload = random.Random(seed).randbytes(amount)
-    with receiver.entered():
+    with server.entered():
         listener = socket.socket(family, socket.SOCK_STREAM)
-    with sender.entered():
-        client = socket.socket(family, socket.SOCK_STREAM)
-    with listener, client:
-        for one in (listener, client):
+    with client.entered():
+        calling = socket.socket(family, socket.SOCK_STREAM)
+    with listener, calling:
+        for one in (listener, calling):
             one.settimeout(15)
         listener.bind((destination, 0))
         listener.listen()
-        client.connect((destination, listener.getsockname()[1]))
+        calling.connect((destination, listener.getsockname()[1]))
         accepted, _ = listener.accept()
         accepted.settimeout(15)
+        with accepted:
+            yield calling, accepted
+
+
+def transfer(sender: Namespace, receiver: Namespace, destination: str, amount: int = 4 << 20) -> None:
+    """Random bytes by TCP, compared at the far end: iperf3 counts bytes and never looks at them."""
+    seed = random.randrange(1 << 32)
+    print(f"transfer: seed {seed}")
+    payload = random.Random(seed).randbytes(amount)
+    with connection(sender, receiver, destination) as (client, server):
         thread = threading.Thread(target=_send_all, args=(client, payload), daemon=True)
         thread.start()
-        with accepted:
-            received = b"".join(iter(lambda: accepted.recv(1 << 20), b""))
+        received = _receive_all(server)
         thread.join(15)
     assert len(received) == amount
     assert hashlib.sha256(received).digest() == hashlib.sha256(payload).digest()
+
+
+def exchange(client: Namespace, server: Namespace, destination: str, amount: int = 4 << 20) -> None:
+    """The same in both directions of one connection at once."""
+    seed = random.randrange(1 << 32)
+    print(f"exchange: seed {seed}")
+    payloads = [random.Random(seed + end).randbytes(amount) for end in range(2)]
+    with connection(client, server, destination) as ends, ThreadPoolExecutor(4) as pool:
+        received = [pool.submit(_receive_all, end) for end in ends]
+        for sent in [pool.submit(_send_all, *each) for each in zip(ends, payloads, strict=True)]:
+            sent.result()
+        for got, expected in zip(received, reversed(payloads), strict=True):
+            assert len(got.result()) == amount
+            assert hashlib.sha256(got.result()).digest() == hashlib.sha256(expected).digest()
+
+
+def _receive_all(end: socket.socket) -> bytes:
+    return b"".join(iter(lambda: end.recv(1 << 20), b""))
 
 
 def _send_all(client: socket.socket, payload: bytes) -> None:

@@ -6,13 +6,15 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Final, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from wgfast import __version__, _core
-from wgfast.errors import ConfigError
+from wgfast.device import Device
+from wgfast.errors import ConfigError, InterfaceError, WgfastError
 from wgfast.uapi_socket import DIRECTORY
 
 _CAPABILITIES: Final = {
@@ -22,6 +24,7 @@ _CAPABILITIES: Final = {
 }
 _TUN: Final = "/dev/net/tun"
 _AEAD: Final = "WGFAST_AEAD"
+_OFFLOAD: Final = "WGFAST_OFFLOAD"
 
 
 class Finding(NamedTuple):
@@ -45,6 +48,7 @@ def run_doctor() -> int:
 def findings() -> Iterator[Finding]:
     yield from _kernels()
     yield _tun()
+    yield from _offloads()
     yield from _capabilities()
     yield _socket_directory()
     yield _threads()
@@ -81,6 +85,30 @@ def _tun() -> Finding:
     except OSError as error:
         return Finding(_TUN, "no", f"{error.strerror}: run as root; `wgfast demo` works without")
     return Finding(_TUN, "yes", "opens")
+
+
+def _offloads() -> Iterator[Finding]:
+    """What the kernel says to each when a device opens its ports, with an interface of ours if we may."""
+    try:
+        try:
+            device = Device(tun="wgdoctor%d")
+        except InterfaceError:
+            device = Device()
+        with closing(device):
+            device.up()
+            found = device.offloads()
+    except (WgfastError, OSError) as error:
+        yield Finding("offloads", "no", str(error))
+        return
+    for name, text in zip(_core.OFFLOAD_NAMES, _core.OFFLOAD_TEXTS, strict=True):
+        state, _, reason = found[name].partition(": ")
+        if state == "untried":
+            state, reason = "no", "needs an interface: run as root"
+        elif state == "switched off":
+            reason = f"by {_OFFLOAD}={os.environ.get(_OFFLOAD)}"
+        elif reason:
+            reason = f"the kernel: {reason}"
+        yield Finding(f"offload {name}", state, text + (f"; {reason}" if reason else ""))
 
 
 def _capabilities() -> Iterator[Finding]:

@@ -58,9 +58,11 @@ static int init_path(struct wgf_device *device, uint32_t threads)
 	workers->each = calloc(threads, sizeof *workers->each);
 	if (!workers->each)
 		return -ENOMEM;
-	int error = wgf_ring_init(&device->send_ring, batches, &device->epoch, &device->ceiling);
+	int error = wgf_ring_init(&device->send_ring, batches, WGF_SEND_ROOM, &device->epoch, &device->ceiling);
 	if (!error)
-		error = wgf_ring_init(&device->receive_ring, batches, &device->epoch, &device->ceiling);
+		error = wgf_tun_init(&device->tun, &device->ceiling);
+	if (!error)
+		error = wgf_ring_init(&device->receive_ring, batches, WGF_RECEIVE_ROOM, &device->epoch, &device->ceiling);
 	return error;
 }
 
@@ -89,7 +91,8 @@ struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 		return NULL;
 	}
 	atomic_init(&device->alive, WGF_ALIVE);
-	atomic_init(&device->tun, -1);
+	atomic_init(&device->tun.fd, -1);
+	wgf_offload_switch_off(&device->offloads, options->offloads_off);
 	atomic_init(&device->mtu, WGF_MTU_DEFAULT);
 	atomic_init(&device->planned, UINT64_MAX);
 	device->events.fd = -1;
@@ -176,6 +179,7 @@ void wgf_device_destroy(struct wgf_device *device)
 	wgf_secret_pool_destroy(&device->peer_rows);
 	wgf_secret_pool_destroy(&device->keypair_rows);
 	wgf_secret_pool_destroy(&device->identity_rows);
+	wgf_tun_destroy(&device->tun);
 	if (device->outbox.messages)
 		wgf_secret_unmap(device->outbox.messages, WGF_OUTBOX * sizeof *device->outbox.messages);
 	free(device->workers.each);
@@ -267,6 +271,7 @@ int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, u
 	wgf_epoch_collect(&device->epoch); /* the port may be one we left a moment ago */
 	int error = wgf_udp_open(&udp, port, fwmark);
 	if (!error) {
+		wgf_udp_try_offloads(udp, &device->offloads);
 		error = wgf_workers_watch(device, udp);
 		if (error)
 			wgf_udp_close(udp); /* which unwatches it */

@@ -14,11 +14,13 @@
 #include "events.h"
 #include "icmp.h"
 #include "indextable.h"
+#include "offload.h"
 #include "packet.h"
 #include "peer.h"
 #include "ratelimit.h"
 #include "secret.h"
 #include "staged.h"
+#include "tun.h"
 #include "udp.h"
 #include "worker.h"
 
@@ -54,8 +56,8 @@ struct wgf_device {
 	/* Read by the path, published by the control plane. */
 	_Atomic(struct wgf_identity *) identity;
 	_Atomic(struct wgf_udp *) udp;     /* NULL while the device is down */
-	_Atomic int tun;                   /* -1: none (the Engine) */
-	_Atomic bool tun_is_socket;        /* one end of a Unix pair; set by wgf_tun_adopt, before tun */
+	struct wgf_tun tun;
+	struct wgf_offloads offloads;
 	_Atomic uint32_t mtu;              /* padding never goes past it */
 	_Atomic uint16_t listen_port;      /* bound, for finding our own datagrams in the tunnel */
 	struct wgf_peertable peers;

@@ -19,6 +19,13 @@ static struct span next_span(size_t done, size_t n)
 	return (struct span){done, left < WGF_BATCH_PACKETS ? left : WGF_BATCH_PACKETS};
 }
 
+/* A batch without memory; its packets are cleared as far as they are used (batch_begin). */
+static void batch_join(struct wgf_device *device, struct wgf_batch *batch)
+{
+	memset(batch, 0, offsetof(struct wgf_batch, packets));
+	wgf_epoch_join(&device->epoch, &batch->reader);
+}
+
 static int check(struct wgf_device *device)
 {
 	if (!wgf_device_alive(device))
@@ -41,6 +48,7 @@ static void batch_begin(struct wgf_device *device, struct wgf_batch *batch, uint
 {
 	batch->count = count;
 	batch->now = now;
+	batch->mtu = atomic_load_explicit(&device->mtu, memory_order_relaxed);
 	memset(batch->packets, 0, count * sizeof batch->packets[0]);
 	wgf_epoch_enter(&device->epoch, &batch->reader);
 }
@@ -80,12 +88,12 @@ static void store_outer(const struct wgf_packet *packet, uint32_t *length, struc
 int wgf_engine_send(struct wgf_device *device, const struct wgf_rows *in, const struct wgf_rows *out, size_t n,
 		    struct wgf_endpoint *to, uint8_t *tos, uint64_t *peer, uint8_t *status, uint64_t now)
 {
-	struct wgf_batch batch = {0};
+	struct wgf_batch batch;
 	struct span span;
 	int error = check(device);
 	if (error)
 		return error;
-	wgf_epoch_join(&device->epoch, &batch.reader);
+	batch_join(device, &batch);
 	for (size_t done = 0; done < n; done += span.count) {
 		span = next_span(done, n);
 		batch_begin(device, &batch, (uint32_t)span.count, now);
@@ -128,12 +136,12 @@ static void load_outer(struct wgf_device *device, struct wgf_batch *batch, const
 int wgf_engine_receive(struct wgf_device *device, const struct wgf_rows *in, const struct wgf_rows *out, size_t n,
 		       const struct wgf_endpoint *from, const uint8_t *tos, uint64_t *peer, uint8_t *status, uint64_t now)
 {
-	struct wgf_batch batch = {0};
+	struct wgf_batch batch;
 	struct span span;
 	int error = check(device);
 	if (error)
 		return error;
-	wgf_epoch_join(&device->epoch, &batch.reader);
+	batch_join(device, &batch);
 	for (size_t done = 0; done < n; done += span.count) {
 		span = next_span(done, n);
 		batch_begin(device, &batch, (uint32_t)span.count, now);
@@ -182,9 +190,9 @@ static size_t drain_outbox(struct wgf_device *device, const struct wgf_rows *out
 static size_t drain_staged(struct wgf_device *device, const struct wgf_rows *out, size_t n,
 			   struct wgf_endpoint *to, uint8_t *tos, uint64_t *peer, uint64_t now)
 {
-	struct wgf_batch batch = {0};
+	struct wgf_batch batch;
 	size_t filled = 0, rows = n < WGF_BATCH_PACKETS ? n : WGF_BATCH_PACKETS;
-	wgf_epoch_join(&device->epoch, &batch.reader);
+	batch_join(device, &batch);
 	batch_begin(device, &batch, (uint32_t)rows, now);
 	for (size_t i = 0; i < rows; i++) {
 		struct wgf_packet *packet = &batch.packets[i];

@@ -18,6 +18,11 @@ struct wgf_ip {
  * gives is padding. */
 bool wgf_ip_parse(struct wgf_ip *ip, const uint8_t *packet, size_t len);
 
+static inline size_t wgf_ip_address_size(const struct wgf_ip *ip)
+{
+	return ip->family == 4 ? 4 : 16;
+}
+
 /* RFC 6040 as Linux's WireGuard does it: the outer header's ECN bits for this inner packet (DSCP 0;
  * an inner CE goes out as ECT(0)). */
 uint8_t wgf_ip_ecn_encapsulate(const uint8_t *packet);

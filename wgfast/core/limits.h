@@ -34,8 +34,11 @@
 #define WGF_MESSAGE_MAX 65507u        /* what one UDP datagram over IPv4 can carry */
 #define WGF_MTU_DEFAULT 1420u
 #define WGF_MTU_MAX (WGF_MESSAGE_MAX - 32u) /* less the data header and the tag */
-#define WGF_BATCH_PACKETS 64u         /* most packets in a batch */
+#define WGF_BATCH_PACKETS 256u        /* most packets in a batch */
 #define WGF_BATCH_BYTES 65536u        /* a batch ends here, so that batching never adds latency */
+#define WGF_SEGMENTS 64u              /* most datagrams in one UDP_SEGMENT send, as every Linux takes */
+#define WGF_SEGMENT_SURE 548u         /* a datagram that no path is too narrow for */
+#define WGF_SEGMENT_AGAIN (60 * WGF_SECOND) /* an endpoint that refused UDP_SEGMENT is tried again after */
 #define WGF_THREADS_MAX 64u
 #define WGF_PEERS_MAX (1u << 20)      /* as Linux */
 #define WGF_REPLAY_WINDOW 8192u       /* packets a late one may be behind */

@@ -45,6 +45,7 @@ struct wgf_peer {
 	_Atomic uint64_t handshake_at;             /* last completed handshake, 0 never */
 	_Atomic uint64_t loop_reported;            /* time we last said that the endpoint is in the tunnel */
 	_Atomic uint32_t persistent_interval;      /* seconds, 0 off */
+	_Atomic uint64_t whole_until;              /* its path refused UDP_SEGMENT; not before then again */
 	_Atomic bool replaced_source;              /* the system refused the sticky source; it was let go */
 
 	/* Control plane, under device->config. */

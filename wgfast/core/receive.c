@@ -9,6 +9,8 @@
  * Nothing before 4 changes any state on behalf of a sender, and nothing reaches 4 unauthenticated. */
 #include "receive.h"
 
+#include <string.h>
+
 #include "admission.h"
 #include "aead.h"
 #include "bytes.h"
@@ -163,39 +165,53 @@ static bool source_is_theirs(struct wgf_device *device, const struct wgf_ip *ip,
 	return owner == (uint32_t)peer->handle;
 }
 
-static void admit_inner(struct wgf_device *device, struct wgf_packet *packet)
+/* Neighbours from one peer: what was found of the last one mostly holds for the next. */
+struct stretch {
+	const struct wgf_packet *last; /* whose endpoint is the peer's; NULL: none yet */
+	struct wgf_ip theirs;          /* a source that is theirs; family 0: none yet */
+	uint64_t bytes, packets;
+	bool data;
+};
+
+static void admit_inner(struct wgf_device *device, struct wgf_packet *packet, struct stretch *stretch)
 {
 	struct wgf_ip ip;
 	if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_MALFORMED);
-	} else if (!source_is_theirs(device, &ip, packet->peer)) {
-		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SOURCE);
-	} else {
-		wgf_ip_ecn_decapsulate(packet->inner, packet->tos);
-		packet->inner_len = ip.length; /* padding ends here */
-		atomic_fetch_add_explicit(&packet->peer->received_packets, 1, memory_order_relaxed);
+		return;
 	}
+	if (stretch->theirs.family != ip.family || memcmp(stretch->theirs.source, ip.source, wgf_ip_address_size(&ip)) != 0) {
+		if (!source_is_theirs(device, &ip, packet->peer)) {
+			wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SOURCE);
+			return;
+		}
+		stretch->theirs = ip;
+	}
+	wgf_ip_ecn_decapsulate(packet->inner, packet->tos);
+	packet->inner_len = ip.length; /* padding ends here */
+	stretch->packets++;
 }
 
-/* One authentic packet. True: it was new. */
-static bool order_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now, bool *data)
+/* One authentic packet, if it is new. */
+static void order_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now, struct stretch *stretch)
 {
 	if (!wgf_replay_accept(&packet->keypair->replay, packet->counter)) {
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_REPLAYED);
-		return false;
+		return;
 	}
 	/* Roam first: what a confirmation lets go leaves for where the packet came from. */
-	if (wgf_endpoint_roam(&packet->peer->endpoint, &packet->endpoint))
-		put_event(device, WGF_EVENT_ROAMED, packet);
+	if (!stretch->last || memcmp(&stretch->last->endpoint, &packet->endpoint, sizeof(packet->endpoint)) != 0)
+		if (wgf_endpoint_roam(&packet->peer->endpoint, &packet->endpoint))
+			put_event(device, WGF_EVENT_ROAMED, packet);
+	stretch->last = packet;
 	confirm(device, packet, now);
-	atomic_fetch_add_explicit(&packet->peer->received_bytes, packet->outer_len, memory_order_relaxed);
+	stretch->bytes += packet->outer_len;
 	if (packet->inner_len) {
-		*data = true;
-		admit_inner(device, packet);
+		stretch->data = true;
+		admit_inner(device, packet, stretch);
 	} else {
 		packet->drop = WGF_DROP_CONSUMED; /* a keepalive */
 	}
-	return true;
 }
 
 /* A session we began, and still receive with alone, ends soon: renew it once while there is time. */
@@ -213,16 +229,18 @@ static void keep_fresh(struct wgf_device *device, struct wgf_peer *peer, uint64_
 static uint32_t order_run(struct wgf_device *device, struct wgf_batch *batch, uint32_t from)
 {
 	struct wgf_peer *peer = batch->packets[from].peer;
-	bool fresh = false, data = false;
+	struct stretch stretch = {.last = NULL};
 	uint32_t i = from;
 	for (; i < batch->count && batch->packets[i].peer == peer; i++)
 		if (batch->packets[i].drop == WGF_DROP_NOT)
-			fresh |= order_packet(device, &batch->packets[i], batch->now, &data);
-	if (fresh) {
+			order_packet(device, &batch->packets[i], batch->now, &stretch);
+	atomic_fetch_add_explicit(&peer->received_bytes, stretch.bytes, memory_order_relaxed);
+	atomic_fetch_add_explicit(&peer->received_packets, stretch.packets, memory_order_relaxed);
+	if (stretch.last) {
 		keep_fresh(device, peer, batch->now);
 		wgf_timers_authenticated_received(device, peer, batch->now);
 	}
-	if (data)
+	if (stretch.data)
 		wgf_timers_data_received(device, peer, batch->now);
 	return i - from;
 }

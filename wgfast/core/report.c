@@ -17,6 +17,15 @@ int wgf_device_drops(struct wgf_device *device, uint64_t *counts)
 	return 0;
 }
 
+int wgf_device_offloads(struct wgf_device *device, uint32_t *states)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	for (size_t i = 0; i < WGF_OFFLOAD_COUNT; i++)
+		states[i] = atomic_load(&device->offloads.state[i]);
+	return 0;
+}
+
 int wgf_device_count_drop(struct wgf_device *device, uint32_t reason)
 {
 	if (!wgf_device_alive(device))

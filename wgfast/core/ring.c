@@ -4,11 +4,11 @@
 
 #include "packet.h"
 
-int wgf_ring_init(struct wgf_ring *ring, size_t size, struct wgf_epoch *epoch, size_t *ceiling)
+int wgf_ring_init(struct wgf_ring *ring, size_t size, size_t room, struct wgf_epoch *epoch, size_t *ceiling)
 {
 	memset(ring, 0, sizeof *ring);
 	ring->size = size;
-	ring->batches = wgf_pool_create(size, epoch, ceiling);
+	ring->batches = wgf_pool_create(size, room, epoch, ceiling);
 	return ring->batches ? 0 : -ENOMEM;
 }
 

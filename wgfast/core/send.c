@@ -30,6 +30,7 @@ static enum wgf_progress send_once(struct wgf_device *device, uint64_t now)
 	struct wgf_batch *batch = wgf_ring_claim(&device->send_ring, &device->epoch, now);
 	if (!batch)
 		return WGF_BUSY;
+	batch->mtu = atomic_load_explicit(&device->mtu, memory_order_relaxed);
 	int n = read_batch(device, batch);
 	wgf_ring_pass(&device->send_ring, batch);
 	if (n <= 0)
@@ -70,7 +71,7 @@ static int read_batch(struct wgf_device *device, struct wgf_batch *batch)
 static void answer_unreachable(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
 {
 	uint8_t answer[WGF_ICMP_MAX];
-	if (atomic_load_explicit(&device->tun, memory_order_relaxed) < 0)
+	if (atomic_load_explicit(&device->tun.fd, memory_order_relaxed) < 0)
 		return;
 	size_t len = wgf_icmp_unreachable(answer, packet->inner, packet->inner_len);
 	if (len && wgf_icmp_allow(&device->icmp_limit, now))
@@ -106,7 +107,23 @@ static struct wgf_peer *peer_of(struct wgf_device *device, const struct wgf_ip *
 	return wgf_peer_of_owner(&device->peers, owner);
 }
 
-static void route_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+/* What the last packet's destination led to: neighbours mostly go the same way. */
+struct way {
+	struct wgf_ip ip;                  /* family 0: there is none */
+	struct wgf_peer *to;
+	const struct wgf_packet *endpoint; /* a packet that has the endpoint of its peer; NULL: none */
+};
+
+static struct wgf_peer *peer_along(struct wgf_device *device, const struct wgf_ip *ip, struct way *way)
+{
+	if (way->ip.family != ip->family || memcmp(way->ip.destination, ip->destination, wgf_ip_address_size(ip)) != 0) {
+		way->to = peer_of(device, ip);
+		way->ip = *ip;
+	}
+	return way->to;
+}
+
+static void route_packet(struct wgf_device *device, struct wgf_packet *packet, struct way *way, uint64_t now)
 {
 	struct wgf_ip ip;
 	if (packet->inner_len) {
@@ -120,14 +137,18 @@ static void route_packet(struct wgf_device *device, struct wgf_packet *packet, u
 		}
 		packet->tos = wgf_ip_ecn_encapsulate(packet->inner);
 		if (!packet->peer)
-			packet->peer = peer_of(device, &ip);
+			packet->peer = peer_along(device, &ip, way);
 	}
 	if (!packet->peer) {
 		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_PEER);
 		answer_unreachable(device, packet, now);
 		return;
 	}
-	wgf_endpoint_load(&packet->peer->endpoint, &packet->endpoint);
+	if (way->endpoint && way->endpoint->peer == packet->peer)
+		packet->endpoint = way->endpoint->endpoint;
+	else
+		wgf_endpoint_load(&packet->peer->endpoint, &packet->endpoint);
+	way->endpoint = packet;
 	if (!packet->endpoint.family) {
 		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_ENDPOINT);
 		answer_unreachable(device, packet, now);
@@ -139,9 +160,10 @@ static void route_packet(struct wgf_device *device, struct wgf_packet *packet, u
 
 static void route(struct wgf_device *device, struct wgf_batch *batch)
 {
+	struct way way = {.to = NULL};
 	for (uint32_t i = 0; i < batch->count; i++)
 		if (batch->packets[i].drop == WGF_DROP_NOT)
-			route_packet(device, &batch->packets[i], batch->now);
+			route_packet(device, &batch->packets[i], &way, batch->now);
 }
 
 /* ---- 3 ---- */
@@ -201,18 +223,6 @@ static void reserve(struct wgf_device *device, struct wgf_batch *batch)
 
 /* ---- 4 ---- */
 
-/* To the next 16 bytes, but never past the MTU (whitepaper 5.4.6; past it as Linux counts), nor past
- * what a datagram or the output holds. */
-static uint32_t padding(uint32_t len, uint32_t mtu, uint32_t room)
-{
-	uint32_t last = mtu && len > mtu ? len % mtu : len;
-	uint32_t padded = (last + WGF_PADDING - 1) / WGF_PADDING * WGF_PADDING;
-	if (mtu && padded > mtu)
-		padded = mtu;
-	uint32_t wanted = padded - last;
-	return wanted < room ? wanted : room;
-}
-
 /* False: dropped, too large. */
 static bool prepare(struct wgf_packet *packet, uint32_t mtu, struct wgf_aead_job *job)
 {
@@ -220,30 +230,35 @@ static bool prepare(struct wgf_packet *packet, uint32_t mtu, struct wgf_aead_job
 	uint32_t len = packet->inner_len;
 	if (len + WGF_DATA_OVERHEAD > most)
 		return false;
-	uint32_t pad = padding(len, mtu, most - (uint32_t)WGF_DATA_OVERHEAD - len);
+	uint32_t pad = wgf_padding(len, mtu), room = most - (uint32_t)WGF_DATA_OVERHEAD - len;
+	if (pad > room)
+		pad = room;
 	uint8_t *header = packet->outer, *payload = packet->outer + sizeof(struct wgf_message_data);
-	if (payload != packet->inner && len)
-		memcpy(payload, packet->inner, len);
-	memset(payload + len, 0, pad);
+	const uint8_t *text = packet->inner;
+	if (pad) { /* in one piece with its padding */
+		if (payload != text)
+			memcpy(payload, text, len);
+		memset(payload + len, 0, pad);
+		text = payload;
+	}
 	wgf_store_le32(header, WGF_MESSAGE_DATA);
 	wgf_store_le32(header + 4, packet->keypair->remote_index);
 	wgf_store_le64(header + 8, packet->counter);
 	packet->outer_len = len + pad + (uint32_t)WGF_DATA_OVERHEAD;
 	*job = (struct wgf_aead_job){.key = packet->keypair->send_key, .counter = packet->counter,
-				     .src = payload, .dst = payload, .len = len + pad};
+				     .src = text, .dst = payload, .len = len + pad};
 	return true;
 }
 
 static void seal(struct wgf_device *device, struct wgf_batch *batch)
 {
 	struct wgf_aead_job jobs[WGF_BATCH_PACKETS];
-	uint32_t mtu = atomic_load_explicit(&device->mtu, memory_order_relaxed);
 	size_t n = 0;
 	for (uint32_t i = 0; i < batch->count; i++) {
 		struct wgf_packet *packet = &batch->packets[i];
 		if (packet->drop != WGF_DROP_NOT)
 			continue;
-		if (prepare(packet, mtu, &jobs[n]))
+		if (prepare(packet, batch->mtu, &jobs[n]))
 			n++;
 		else
 			wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);

@@ -228,7 +228,7 @@ static void take_from(struct wgf_device *device, struct wgf_peer *peer, struct w
 	struct wgf_staged *staged = &device->staged;
 	while (peer->staged.oldest != WGF_STAGED_NONE && batch->count < batch->limit) {
 		uint32_t len = staged->links[peer->staged.oldest].length;
-		struct wgf_packet *packet = &batch->packets[batch->count];
+		struct wgf_packet *packet = wgf_batch_next(batch);
 		if (len > packet->inner_room) { /* a row of the Engine's caller may be that short */
 			drop_oldest(device, peer, WGF_DROP_SEND_TOO_LARGE);
 			continue;
@@ -240,8 +240,7 @@ static void take_from(struct wgf_device *device, struct wgf_peer *peer, struct w
 		packet->peer = peer;
 		packet->keypair = NULL;
 		packet->drop = WGF_DROP_NOT;
-		batch->count++;
-		batch->bytes += len;
+		wgf_batch_take(batch);
 	}
 }
 

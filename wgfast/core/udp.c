@@ -12,23 +12,24 @@
 #include "udp.h"
 
 #include <errno.h>
-#include <sched.h>
+#include <netinet/udp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include "device.h"
 #include "packet.h"
-#include "peer.h"
 
 /* A default socket holds about ninety full datagrams: under one millisecond of a fast line, less than
  * a thread may be off its processor. */
 #define SOCKET_BUFFER (4 << 20)
 #define OPEN_ATTEMPTS 16  /* at finding a port that is free for both families */
-#define RECEIVE_FIRST 4u  /* datagrams asked for before their size is known */
+#define RECEIVE_FIRST 4u  /* messages asked for before their size is known */
+#define GROUPED 128u      /* most datagrams in one message: Linux' own GRO makes 64, but passes on sends of 128 */
 #define CONTROL_IN 128u
-#define CONTROL_OUT (CMSG_SPACE(sizeof(struct in6_pktinfo)) + CMSG_SPACE(sizeof(int)))
 
 /* ---- Opening and closing ---- */
 
@@ -114,6 +115,34 @@ static int open_pair(struct wgf_udp *udp, uint16_t port, uint32_t fwmark)
 	return error;
 }
 
+/* Before Linux 5.12 datagrams of one flow could be put together wrongly. */
+static bool gro_is_sound(void)
+{
+	struct utsname system;
+	unsigned major, minor;
+	return uname(&system) == 0 && sscanf(system.release, "%u.%u", &major, &minor) == 2 &&
+	       (major > 5 || (major == 5 && minor >= 12));
+}
+
+static int try_on_both(const struct wgf_udp *udp, int option, int value)
+{
+	int error = udp->fd4 >= 0 ? set(udp->fd4, SOL_UDP, option, value) : 0;
+	return !error && udp->fd6 >= 0 ? set(udp->fd6, SOL_UDP, option, value) : error;
+}
+
+void wgf_udp_try_offloads(struct wgf_udp *udp, struct wgf_offloads *offloads)
+{
+	if (wgf_offload_may(offloads, WGF_OFFLOAD_SEGMENT)) /* 0: none by default, each send says its own */
+		wgf_offload_tried(offloads, WGF_OFFLOAD_SEGMENT, -try_on_both(udp, UDP_SEGMENT, 0));
+	if (wgf_offload_may(offloads, WGF_OFFLOAD_GRO)) {
+		int error = gro_is_sound() ? try_on_both(udp, UDP_GRO, 1) : -ENOPROTOOPT;
+		if (error) /* on neither, or one would receive what nobody takes apart */
+			try_on_both(udp, UDP_GRO, 0);
+		wgf_offload_tried(offloads, WGF_OFFLOAD_GRO, -error);
+		udp->gro = !error;
+	}
+}
+
 int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark)
 {
 	struct wgf_udp *opened = calloc(1, sizeof(*opened));
@@ -150,23 +179,34 @@ int wgf_udp_set_mark(struct wgf_udp *udp, uint32_t fwmark)
 /* ---- Receiving ---- */
 
 struct inbox {
-	struct mmsghdr headers[WGF_BATCH_PACKETS];
-	struct iovec vectors[WGF_BATCH_PACKETS];
-	struct sockaddr_storage names[WGF_BATCH_PACKETS];
-	_Alignas(struct cmsghdr) uint8_t control[WGF_BATCH_PACKETS][CONTROL_IN];
+	struct mmsghdr headers[WGF_SLOTS];
+	struct iovec vectors[WGF_SLOTS];
+	struct sockaddr_storage names[WGF_SLOTS];
+	_Alignas(struct cmsghdr) uint8_t control[WGF_SLOTS][CONTROL_IN];
 };
 
-static void read_control(struct wgf_packet *packet, struct msghdr *message)
+/* What the system says of a message, and so of every datagram in it. */
+struct arrival {
+	struct wgf_endpoint from;
+	uint32_t size; /* of each datagram but the last; 0: there is one */
+	uint8_t tos;
+};
+
+static void read_control(struct arrival *arrival, struct msghdr *message)
 {
-	struct wgf_endpoint *endpoint = &packet->endpoint;
+	struct wgf_endpoint *endpoint = &arrival->from;
 	for (struct cmsghdr *c = CMSG_FIRSTHDR(message); c; c = CMSG_NXTHDR(message, c)) {
 		const uint8_t *data = CMSG_DATA(c);
 		if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_TOS) {
-			packet->tos = *data;
+			arrival->tos = *data;
 		} else if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_TCLASS) {
 			int class;
 			memcpy(&class, data, sizeof(class));
-			packet->tos = (uint8_t)class;
+			arrival->tos = (uint8_t)class;
+		} else if (c->cmsg_level == SOL_UDP && c->cmsg_type == UDP_GRO) {
+			int size;
+			memcpy(&size, data, sizeof(size));
+			arrival->size = size > 0 ? (uint32_t)size : 0;
 		} else if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO) {
 			struct in_pktinfo info;
 			memcpy(&info, data, sizeof(info));
@@ -187,15 +227,28 @@ static void read_control(struct wgf_packet *packet, struct msghdr *message)
 	}
 }
 
-/* Begins with a few datagrams; once their size is known, asks for as many as fill the batch. So a
- * batch of large ones does not run far past its bytes, and a lone datagram costs few headers. */
-static uint32_t how_many(const struct wgf_batch *batch, bool first)
+/* How many datagrams a message may turn out to be. */
+static uint32_t most_in_one(const struct wgf_udp *udp, const struct wgf_batch *batch)
 {
-	uint32_t room = WGF_BATCH_PACKETS - batch->count, wanted = RECEIVE_FIRST;
+	return udp->gro && batch->memory ? GROUPED : 1;
+}
+
+/* Messages to ask for. Begins with as many as fill a batch if they are like the last ones; once their
+ * size is known, asks for as many as fill the rest. So a batch of large ones does not run far past its bytes,
+ * and a lone datagram costs few headers. */
+static uint32_t how_many(const struct wgf_udp *udp, const struct wgf_batch *batch, uint32_t received)
+{
+	uint32_t room = (batch->limit - batch->count) / most_in_one(udp, batch), wanted = RECEIVE_FIRST;
+	uint32_t typical = atomic_load_explicit(&udp->typical, memory_order_relaxed);
 	if (batch->bytes >= WGF_BATCH_BYTES)
 		return 0;
-	if (!first && batch->count)
-		wanted = (WGF_BATCH_BYTES - batch->bytes) / (batch->bytes / batch->count + 1) + 1;
+	uint32_t slots = batch->memory ? WGF_SLOTS - batch->used : WGF_SLOTS;
+	if (room > slots)
+		room = slots;
+	if (received)
+		typical = batch->bytes / received;
+	if (received || typical > WGF_BATCH_BYTES / RECEIVE_FIRST)
+		wanted = (WGF_BATCH_BYTES - batch->bytes) / (typical + 1) + 1;
 	return wanted < room ? wanted : room;
 }
 
@@ -213,9 +266,16 @@ static int receive_some(int fd, struct mmsghdr *headers, uint32_t n)
 	return 0;
 }
 
-static void prepare(struct inbox *inbox, uint32_t i, struct wgf_packet *packet)
+static struct iovec slot(const struct wgf_batch *batch, uint32_t i)
 {
-	inbox->vectors[i] = (struct iovec){packet->outer, packet->outer_room};
+	if (batch->memory)
+		return (struct iovec){batch->memory + (size_t)(batch->used + i) * WGF_SLOT_STRIDE, WGF_SLOT_ROOM};
+	return (struct iovec){batch->packets[batch->count + i].outer, batch->packets[batch->count + i].outer_room};
+}
+
+static void prepare(struct inbox *inbox, uint32_t i, struct iovec room)
+{
+	inbox->vectors[i] = room;
 	inbox->headers[i].msg_hdr = (struct msghdr){
 		.msg_name = &inbox->names[i],
 		.msg_namelen = sizeof(inbox->names[i]),
@@ -226,38 +286,77 @@ static void prepare(struct inbox *inbox, uint32_t i, struct wgf_packet *packet)
 	};
 }
 
-static void take(struct wgf_device *device, struct inbox *inbox, uint32_t i, struct wgf_packet *packet)
+static void take_datagram(struct wgf_device *device, struct wgf_batch *batch, const struct arrival *arrival, uint32_t len,
+			  bool cut_off)
 {
-	struct msghdr *message = &inbox->headers[i].msg_hdr;
-	packet->outer_len = inbox->headers[i].msg_len;
+	struct wgf_packet *packet = &batch->packets[batch->count++];
+	packet->outer_len = len;
 	packet->inner_len = 0;
-	packet->tos = 0;
+	packet->tos = arrival->tos;
 	packet->drop = WGF_DROP_NOT;
-	wgf_endpoint_from_sockaddr(&packet->endpoint, &inbox->names[i]);
-	read_control(packet, message);
-	if ((message->msg_flags & MSG_TRUNC) || packet->outer_len > WGF_MESSAGE_MAX)
+	packet->endpoint = arrival->from;
+	if (cut_off || len > WGF_MESSAGE_MAX)
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_OVERSIZED);
 }
 
-static void receive_family(struct wgf_device *device, int fd, struct wgf_batch *batch)
+/* What is left of a message of more datagrams than there is room for. Linux puts no more than WGF_SEGMENTS together by
+ * itself, but a sender on this machine, or a guest's, may have had more of them in one. */
+static void lose_rest(struct wgf_device *device, uint32_t left, uint32_t size)
+{
+	uint32_t n = left ? (left + size - 1) / size : 1;
+	atomic_fetch_add_explicit(&device->drops[WGF_DROP_RECEIVE_OVERSIZED], n, memory_order_relaxed);
+}
+
+/* The message in slot i of those just received, and the datagrams in it. */
+static void take(struct wgf_device *device, struct wgf_batch *batch, struct inbox *inbox, uint32_t i)
+{
+	struct msghdr *message = &inbox->headers[i].msg_hdr;
+	uint32_t left = inbox->headers[i].msg_len;
+	uint8_t *at = inbox->vectors[i].iov_base;
+	bool cut_off = message->msg_flags & MSG_TRUNC;
+	struct arrival arrival = {.size = 0};
+
+	wgf_endpoint_from_sockaddr(&arrival.from, &inbox->names[i]);
+	read_control(&arrival, message);
+	batch->bytes += left;
+	if (!batch->memory) {
+		take_datagram(device, batch, &arrival, left, cut_off);
+		return;
+	}
+	if (arrival.size == 0 || arrival.size > left)
+		arrival.size = left;
+	do {
+		if (batch->count == batch->limit) {
+			lose_rest(device, left, arrival.size);
+			return;
+		}
+		uint32_t len = left > arrival.size ? arrival.size : left;
+		wgf_packet_place(&batch->packets[batch->count], at, len);
+		take_datagram(device, batch, &arrival, len, cut_off);
+		at += len;
+		left -= len;
+	} while (left > 0);
+}
+
+static void receive_family(struct wgf_device *device, struct wgf_udp *udp, int fd, struct wgf_batch *batch)
 {
 	struct inbox inbox;
-	uint32_t got, wanted;
+	uint32_t received = 0;
 	if (fd < 0)
 		return;
-	for (bool first = true;; first = false) {
-		struct wgf_packet *packets = &batch->packets[batch->count];
-		wanted = how_many(batch, first);
+	for (;;) {
+		uint32_t wanted = how_many(udp, batch, received);
 		if (wanted == 0)
 			return;
 		for (uint32_t i = 0; i < wanted; i++)
-			prepare(&inbox, i, &packets[i]);
-		got = (uint32_t)receive_some(fd, inbox.headers, wanted);
-		for (uint32_t i = 0; i < got; i++) {
-			take(device, &inbox, i, &packets[i]);
-			batch->bytes += packets[i].outer_len;
-		}
-		batch->count += got;
+			prepare(&inbox, i, slot(batch, i));
+		uint32_t got = (uint32_t)receive_some(fd, inbox.headers, wanted);
+		for (uint32_t i = 0; i < got; i++)
+			take(device, batch, &inbox, i);
+		batch->used += got;
+		received += got;
+		if (got)
+			atomic_store_explicit(&udp->typical, inbox.headers[got - 1].msg_len, memory_order_relaxed);
 		if (got < wanted)
 			return;
 	}
@@ -269,197 +368,7 @@ int wgf_udp_receive(struct wgf_device *device, struct wgf_udp *udp, struct wgf_b
 	/* In turns, or one family's flood would be all that is ever read. No order is asked of it. */
 	uint32_t turn = atomic_load_explicit(&udp->turn, memory_order_relaxed);
 	atomic_store_explicit(&udp->turn, turn + 1, memory_order_relaxed);
-	receive_family(device, turn & 1 ? udp->fd6 : udp->fd4, batch);
-	receive_family(device, turn & 1 ? udp->fd4 : udp->fd6, batch);
+	receive_family(device, udp, turn & 1 ? udp->fd6 : udp->fd4, batch);
+	receive_family(device, udp, turn & 1 ? udp->fd4 : udp->fd6, batch);
 	return (int)(batch->count - before);
-}
-
-/* ---- Sending ---- */
-
-/* Neighbours that leave by one socket. */
-struct run {
-	struct wgf_device *device;
-	int fd;
-	uint32_t count;
-	unsigned retries; /* left, of all that is sent in one call: a full socket is full for all of it */
-	int error;        /* of the last datagram that was lost */
-	struct wgf_packet *packets[WGF_BATCH_PACKETS];
-	struct mmsghdr headers[WGF_BATCH_PACKETS];
-	struct iovec vectors[WGF_BATCH_PACKETS];
-	struct sockaddr_storage names[WGF_BATCH_PACKETS];
-	_Alignas(struct cmsghdr) uint8_t control[WGF_BATCH_PACKETS][CONTROL_OUT];
-};
-
-static size_t put_control(uint8_t *to, int level, int type, const void *data, size_t len)
-{
-	struct cmsghdr head = {.cmsg_len = CMSG_LEN(len), .cmsg_level = level, .cmsg_type = type};
-	memcpy(to, &head, sizeof(head));
-	memcpy(to + CMSG_LEN(0), data, len);
-	return CMSG_SPACE(len);
-}
-
-static size_t write_control(uint8_t *to, const struct wgf_endpoint *endpoint, int tos)
-{
-	size_t len = 0;
-	bool v4 = endpoint->family == 4;
-	if (endpoint->has_source && v4) {
-		struct in_pktinfo info = {0};
-		memcpy(&info.ipi_spec_dst, endpoint->source, sizeof(info.ipi_spec_dst));
-		len += put_control(to, IPPROTO_IP, IP_PKTINFO, &info, sizeof(info));
-	} else if (endpoint->has_source) {
-		struct in6_pktinfo info = {0};
-		memcpy(&info.ipi6_addr, endpoint->source, sizeof(info.ipi6_addr));
-		len += put_control(to, IPPROTO_IPV6, IPV6_PKTINFO, &info, sizeof(info));
-	}
-	if (tos)
-		len += put_control(to + len, v4 ? IPPROTO_IP : IPPROTO_IPV6, v4 ? IP_TOS : IPV6_TCLASS,
-				   &tos, sizeof(tos));
-	return len;
-}
-
-static void address(struct run *run, uint32_t i)
-{
-	struct wgf_packet *packet = run->packets[i];
-	size_t control = write_control(run->control[i], &packet->endpoint, packet->tos);
-	run->vectors[i] = (struct iovec){packet->outer, packet->outer_len};
-	run->headers[i].msg_hdr = (struct msghdr){
-		.msg_name = &run->names[i],
-		.msg_namelen = wgf_endpoint_to_sockaddr(&packet->endpoint, &run->names[i]),
-		.msg_iov = &run->vectors[i],
-		.msg_iovlen = 1,
-		.msg_control = control ? run->control[i] : NULL,
-		.msg_controllen = control,
-	};
-}
-
-static bool is_full(int error)
-{
-	return error == EAGAIN || error == ENOBUFS || error == ENOMEM;
-}
-
-static bool is_unreachable(int error)
-{
-	return error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL ||
-	       error == ENETDOWN;
-}
-
-/* Forgets the source a datagram could not leave by, for what is still to be sent to its peer as well. */
-static void let_go(struct run *run, uint32_t i)
-{
-	struct wgf_peer *peer = run->packets[i]->peer;
-	struct wgf_endpoint refused = run->packets[i]->endpoint;
-	if (peer) {
-		wgf_endpoint_clear_source(&peer->endpoint, &refused);
-		atomic_store_explicit(&peer->replaced_source, true, memory_order_relaxed);
-	}
-	for (; i < run->count; i++) {
-		struct wgf_endpoint *endpoint = &run->packets[i]->endpoint;
-		if (run->packets[i]->peer != peer || endpoint->interface != refused.interface ||
-		    memcmp(endpoint->source, refused.source, sizeof(refused.source)) != 0)
-			continue;
-		memset(endpoint->source, 0, sizeof(endpoint->source));
-		endpoint->interface = 0;
-		endpoint->has_source = 0;
-		address(run, i);
-	}
-}
-
-/* True: the datagram is worth another try. *forgiven: it had one for an error that was not its own. */
-static bool try_again(struct run *run, uint32_t i, int error, bool *forgiven)
-{
-	if (error == EINTR)
-		return true;
-	if (is_full(error)) {
-		if (run->retries == 0)
-			return false;
-		run->retries--;
-		sched_yield();
-		return true;
-	}
-	if ((error == EINVAL || error == ENODEV || is_unreachable(error)) &&
-	    run->packets[i]->endpoint.has_source) {
-		let_go(run, i);
-		return true;
-	}
-	/* What an earlier datagram met; having been told, it is gone. */
-	if (error != ECONNREFUSED || *forgiven)
-		return false;
-	*forgiven = true;
-	return true;
-}
-
-/* Sends what was gathered; every datagram has left or is marked. */
-static void flush(struct run *run)
-{
-	bool forgiven = false;
-	for (uint32_t at = 0; at < run->count;) {
-		int sent = sendmmsg(run->fd, run->headers + at, run->count - at, MSG_DONTWAIT);
-		int error = errno;
-		if (sent > 0) {
-			at += (uint32_t)sent;
-			forgiven = false;
-			continue;
-		}
-		if (try_again(run, at, error, &forgiven))
-			continue;
-		run->error = error;
-		wgf_drop_packet(run->device, run->packets[at],
-				is_full(error)          ? WGF_DROP_SEND_SOCKET_FULL
-				: is_unreachable(error) ? WGF_DROP_SEND_UNREACHABLE
-							: WGF_DROP_SEND_REFUSED);
-		at++;
-		forgiven = false;
-	}
-	run->count = 0;
-}
-
-static void begin(struct run *run, struct wgf_device *device)
-{
-	run->device = device;
-	run->fd = -1;
-	run->count = 0;
-	run->retries = WGF_SEND_RETRIES;
-	run->error = 0;
-}
-
-/* Takes a datagram in, after sending the ones before it if they leave by the other socket. */
-static void add(struct run *run, const struct wgf_udp *udp, struct wgf_packet *packet)
-{
-	uint8_t family = packet->endpoint.family;
-	int fd = family == 4 ? udp->fd4 : family == 6 ? udp->fd6 : -1;
-	if (fd < 0) {
-		run->error = family ? EAFNOSUPPORT : EDESTADDRREQ;
-		wgf_drop_packet(run->device, packet, family ? WGF_DROP_SEND_UNREACHABLE
-							    : WGF_DROP_SEND_NO_ENDPOINT);
-		return;
-	}
-	if (fd != run->fd)
-		flush(run);
-	run->fd = fd;
-	run->packets[run->count] = packet;
-	address(run, run->count++);
-}
-
-void wgf_udp_send(struct wgf_device *device, struct wgf_udp *udp, struct wgf_batch *batch)
-{
-	struct run run;
-	begin(&run, device);
-	for (uint32_t i = 0; i < batch->count; i++)
-		if (batch->packets[i].drop == WGF_DROP_NOT && batch->packets[i].outer_len)
-			add(&run, udp, &batch->packets[i]);
-	flush(&run);
-}
-
-int wgf_udp_send_one(struct wgf_device *device, struct wgf_udp *udp, const struct wgf_endpoint *to,
-		     uint8_t tos, const uint8_t *message, size_t len, bool *source_refused)
-{
-	/* sendmmsg only reads what an iovec points to, whose type cannot say so. */
-	struct wgf_packet packet = {.outer = (uint8_t *)(uintptr_t)message, .outer_len = (uint32_t)len,
-				    .drop = WGF_DROP_NOT, .tos = tos, .endpoint = *to};
-	struct run run;
-	begin(&run, device);
-	add(&run, udp, &packet);
-	flush(&run);
-	*source_refused = to->has_source && !packet.endpoint.has_source;
-	return packet.drop == WGF_DROP_NOT ? 0 : -run.error;
 }

@@ -21,6 +21,7 @@
 #include "handshake.h"
 #include "limits.h"
 #include "messages.h"
+#include "offload.h"
 #include "replay.h"
 #include "timers.h"
 
@@ -39,7 +40,8 @@ void wgf_routes_destroy(struct wgf_routes *routes); /* no other thread uses it *
 struct wgf_device;
 
 struct wgf_device_options {
-	uint32_t threads; /* workers, 1 to WGF_THREADS_MAX; 0: an Engine, which has neither threads nor ports */
+	uint32_t threads;      /* workers, 1 to WGF_THREADS_MAX; 0: an Engine, which has neither threads nor ports */
+	uint32_t offloads_off; /* a bit for each enum wgf_offload that shall not be used */
 };
 
 /* errno is set when it returns NULL. */
@@ -72,6 +74,9 @@ bool wgf_device_under_load(struct wgf_device *device, uint64_t now);
 /* WGF_DROP_COUNT numbers. */
 int wgf_device_drops(struct wgf_device *device, uint64_t *counts);
 int wgf_device_count_drop(struct wgf_device *device, uint32_t reason); /* Python dropped something */
+
+/* WGF_OFFLOAD_COUNT words: enum wgf_offload_state, and above its eight bits the errno that it came of. */
+int wgf_device_offloads(struct wgf_device *device, uint32_t *states);
 
 struct wgf_device_info {
 	uint32_t peers, indices, keypairs, threads;

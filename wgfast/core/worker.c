@@ -3,6 +3,11 @@
  * threads a readable port wakes one of them (EPOLLEXCLUSIVE). No thread is ever woken by another one:
  * what a thread finds busy, its holder finishes (ring.c).
  *
+ * To be woken costs more than all the work on a packet, so a thread that has nothing more to do looks on for a
+ * moment before it sleeps, giving way to whoever wants the processor; but only while that has paid lately (an
+ * answer that came while it looked, or right after it had gone to sleep, is good for a few attempts), and never
+ * for more than a fifth of the time. An idle tunnel sleeps.
+ *
  * Each round reads the clock once and hands it down: no other file of the core does. */
 #include "worker.h"
 
@@ -19,6 +24,11 @@
 #include "receive.h"
 #include "send.h"
 
+#define SPIN (WGF_SECOND / 2500)     /* to look on before sleeping: an answer from an idle machine takes so long */
+#define SPIN_SHARE 5u                /* of all time, one part in so many at most */
+#define SPIN_SAVED (WGF_SECOND / 500) /* of that, this much may be used at once */
+#define CREDIT 4u                    /* attempts that an answer is good for */
+
 uint64_t wgf_clock_now(void)
 {
 	struct timespec now;
@@ -34,11 +44,17 @@ static int watch(int poll, int fd, uint32_t events)
 	return -errno;
 }
 
+/* With several threads a readable descriptor wakes one of them. */
+static uint32_t shared(const struct wgf_workers *workers)
+{
+	return EPOLLIN | (workers->count > 1 ? (uint32_t)EPOLLEXCLUSIVE : 0);
+}
+
 /* The interface is gone: say so once, and every worker stops looking at it, or it would be readable for ever. */
 static void forget_tun(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
-	int tun = atomic_load_explicit(&device->tun, memory_order_relaxed);
+	int tun = atomic_load_explicit(&device->tun.fd, memory_order_relaxed);
 	if (!worker->blind)
 		epoll_ctl(worker->poll, EPOLL_CTL_DEL, tun, NULL);
 	worker->blind = true;
@@ -61,40 +77,95 @@ static enum wgf_progress send_some(struct wgf_worker *worker, uint64_t now)
 	return progress;
 }
 
-/* Carries whatever is there. Bounded batches in turn, so neither direction starves the other. */
-static void carry(struct wgf_worker *worker)
+/* The interface was opened again under the same descriptor: epoll knows nothing of the new one. */
+static void watch_again(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
-	enum wgf_progress sent = WGF_MOVED, received = WGF_MOVED;
-	while (!atomic_load_explicit(&device->workers.stop, memory_order_relaxed) &&
-	       (sent == WGF_MOVED || received == WGF_MOVED)) {
-		uint64_t now = wgf_clock_now();
-		received = wgf_receive_run(device, now);
-		sent = send_some(worker, now);
-		if (wgf_epoch_waits(&device->epoch))
-			wgf_epoch_collect(&device->epoch);
+	uint32_t generation = atomic_load(&device->tun.generation);
+	if (worker->generation == generation)
+		return;
+	worker->generation = generation;
+	if (!worker->blind)
+		watch(worker->poll, atomic_load_explicit(&device->tun.fd, memory_order_relaxed), shared(&device->workers));
+}
+
+/* One batch each way, as far as there is any: bounded, so neither direction starves the other. */
+static enum wgf_progress carry_once(struct wgf_worker *worker, uint64_t now)
+{
+	struct wgf_device *device = worker->device;
+	watch_again(worker);
+	enum wgf_progress received = wgf_receive_run(device, now), sent = send_some(worker, now);
+	if (wgf_epoch_waits(&device->epoch))
+		wgf_epoch_collect(&device->epoch);
+	if (sent == WGF_MOVED || received == WGF_MOVED)
+		return WGF_MOVED;
+	return sent == WGF_BUSY || received == WGF_BUSY ? WGF_BUSY : WGF_IDLE;
+}
+
+static bool stops(const struct wgf_worker *worker)
+{
+	return atomic_load_explicit(&worker->device->workers.stop, memory_order_acquire);
+}
+
+/* How long it may look on from now. */
+static uint64_t patience(struct wgf_worker *worker, uint64_t now)
+{
+	worker->saved += (now - worker->saved_at) / SPIN_SHARE;
+	worker->saved_at = now;
+	if (worker->saved > SPIN_SAVED)
+		worker->saved = SPIN_SAVED;
+	if (worker->credit == 0)
+		return 0;
+	return worker->saved < SPIN ? worker->saved : SPIN;
+}
+
+static void looked_on(struct wgf_worker *worker, uint64_t time, bool paid)
+{
+	worker->saved -= time < worker->saved ? time : worker->saved;
+	if (paid)
+		worker->credit = CREDIT;
+	else if (worker->credit > 0)
+		worker->credit--;
+}
+
+/* Carries whatever is there, and looks on for a while if that has paid of late. Returns when it last looked. */
+static uint64_t carry(struct wgf_worker *worker)
+{
+	uint64_t now = wgf_clock_now(), idle = 0, until = 0;
+	while (!stops(worker)) {
+		bool moved = carry_once(worker, now) == WGF_MOVED;
+		if (moved && idle)
+			looked_on(worker, now - idle, true);
+		if (moved) {
+			idle = 0;
+		} else if (idle == 0) {
+			idle = now;
+			until = now + patience(worker, now);
+		} else if (now >= until) {
+			break;
+		}
+		if (!moved) /* another thread reads, or every batch is under way: its holder will not be long */
+			sched_yield();
+		now = wgf_clock_now();
 	}
-	/* Another thread reads, or every batch is under way: its holder will not be long. */
-	if (sent == WGF_BUSY || received == WGF_BUSY)
-		sched_yield();
+	if (idle)
+		looked_on(worker, now - idle, false);
+	return now;
 }
 
 static void *worker_main(void *argument)
 {
 	struct wgf_worker *worker = argument;
 	struct epoll_event ready[4];
-	while (!atomic_load_explicit(&worker->device->workers.stop, memory_order_acquire)) {
+	uint64_t slept = 0;
+	while (!stops(worker)) {
 		if (epoll_wait(worker->poll, ready, 4, -1) < 0 && errno != EINTR)
 			break;
-		carry(worker);
+		if (wgf_clock_now() - slept < SPIN) /* so soon: to stay awake would have paid */
+			worker->credit = CREDIT;
+		slept = carry(worker);
 	}
 	return NULL;
-}
-
-/* With several threads a readable descriptor wakes one of them. */
-static uint32_t shared(const struct wgf_workers *workers)
-{
-	return EPOLLIN | (workers->count > 1 ? (uint32_t)EPOLLEXCLUSIVE : 0);
 }
 
 static int watch_sockets(struct wgf_worker *worker, const struct wgf_udp *udp)
@@ -109,7 +180,7 @@ static int watch_ports(struct wgf_worker *worker)
 	struct wgf_device *device = worker->device;
 	struct wgf_workers *workers = &device->workers;
 	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_acquire);
-	int tun = atomic_load_explicit(&device->tun, memory_order_relaxed);
+	int tun = atomic_load_explicit(&device->tun.fd, memory_order_relaxed);
 	int error = watch(worker->poll, workers->wake, EPOLLIN);
 	if (!error && !atomic_load_explicit(&workers->tun_gone, memory_order_relaxed))
 		error = watch(worker->poll, tun, shared(workers));
@@ -128,6 +199,7 @@ static int start_worker(struct wgf_device *device, struct wgf_worker *worker)
 {
 	worker->device = device;
 	worker->blind = false;
+	worker->generation = atomic_load(&device->tun.generation);
 	worker->poll = epoll_create1(EPOLL_CLOEXEC);
 	if (worker->poll < 0)
 		return -errno;

@@ -17,6 +17,10 @@ struct wgf_worker {
 	struct wgf_device *device;
 	pthread_t thread;
 	int poll;               /* epoll descriptor of its own */
+	uint32_t generation;    /* of the interface's descriptor that it watches */
+	uint32_t credit;        /* attempts to wait awake, earned by answers that came soon */
+	uint64_t saved;         /* time it may spend awake, and when that was reckoned */
+	uint64_t saved_at;
 	bool blind;             /* it no longer looks at the interface, which is gone */
 };
 
