@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "build" / "peers"
-VETH, KERNEL = "veth", "kernel"
+VETH, KERNEL, NULL = "veth", "kernel", "wgfast-null"
 # The baseline is the first of these that takes part.
 BASELINES = ("wireguard-go", "wireguard-go-system", KERNEL, "wgfast")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
@@ -76,6 +76,31 @@ def _wgfast() -> Implementation:
     raise MissingError(f"neither {sys.executable} nor {own} can run it: `make build` builds it")
 
 
+def _null_cipher() -> Implementation:
+    """wgfast without a cipher, for what everything else costs (null_cipher.c): never part of a package."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        raise MissingError("missing: gcc, to build null_cipher.c")
+    library = ROOT / "build" / "null_cipher.so"
+    library.parent.mkdir(exist_ok=True)
+    source = Path(__file__).with_name("null_cipher.c")
+    command = [
+        compiler,
+        "-std=c11",
+        "-D_GNU_SOURCE",
+        "-O2",
+        "-shared",
+        "-fPIC",
+        str(source),
+        "-o",
+        str(library),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode:
+        raise MissingError(f"null_cipher.c: {done.stderr.strip()}")
+    return _renamed(_wgfast(), NULL, {"LD_PRELOAD": str(library)})
+
+
 def _wireguard_go() -> Implementation:
     path = PEERS / "bin" / "wireguard"
     if not path.exists():
@@ -120,7 +145,9 @@ BUILT_IN: dict[str, Callable[[], Implementation]] = {
     "wireguard-go": _wireguard_go,
     "wireguard-go-system": _wireguard_go_system,
     "boringtun": _boringtun,
+    NULL: _null_cipher,
 }
+EVERYBODY = tuple(name for name in BUILT_IN if name != NULL)
 
 
 def _version(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from compare_contestants import (
     BUILT_IN,
+    EVERYBODY,
     VETH,
     CommandLineError,
     Contestant,
@@ -49,7 +50,8 @@ def _add_who(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME,...|NAME=[VAR=VALUE...] COMMAND",
-        help=f"built-in names ({', '.join(BUILT_IN)}; default: all), or a command, {{if}} for the interface",
+        help=f"built-in names ({', '.join(BUILT_IN)}; default: all but the last), or a command, {{if}} for "
+        "the interface",
     )
     group.add_argument(
         "--pair",
@@ -145,7 +147,7 @@ def choose_measures(options: argparse.Namespace) -> list[Measure]:
 
 def choose_contestants(options: argparse.Namespace) -> tuple[list[Contestant], dict[str, str]]:
     """Those that can take part, and why others cannot."""
-    names = options.impl or [",".join(_quick_names() if options.quick else BUILT_IN)]
+    names = options.impl or [",".join(_quick_names() if options.quick else EVERYBODY)]
     wanted = parse_implementations(names)
     return assemble(wanted, parse_pairs(options.pair, wanted), kernel_refusal)
 

@@ -1,5 +1,5 @@
-/* No cipher at all, to see what everything else costs: `compare.py --null-cipher` puts this library before a
- * wgfast daemon (LD_PRELOAD), where it stands in for the choice of a kernel. What is "sealed" is a copy with a
+/* No cipher at all, to see what everything else costs: `compare.py --impl veth,wgfast,wgfast-null` puts this library
+ * before a daemon (LD_PRELOAD), where it stands in for the choice of a kernel. What is "sealed" is a copy with a
  * tag of zeros, and everything "opens". Nothing of it is part of the package. */
 #include <string.h>
 

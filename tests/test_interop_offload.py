@@ -120,8 +120,8 @@ def check_bursts(tunnel: Tunnel) -> None:
             with Flow(end, tunnel.other(end), version, together, whole) as flow:
                 flow.send(BURST if together == 1 else 4 * together + 1)
                 drain([flow])
-                # Queues of the kernel's may overflow.
-                flow.check(flow.sent // 4)
+                # Queues may overflow: wireguard-go's socket holds some 230 of them while it is not scheduled.
+                flow.check(flow.sent // 8)
 
 
 def check_all(tunnel: Tunnel) -> None:

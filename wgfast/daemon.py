@@ -145,7 +145,13 @@ class Daemon:
             stack.callback(UapiServer(self._socket.listener, self._selector, self._answer).close)
             self._refresh()
             self._stack = stack.pop_all()
-        logger.debug("%s: device started", self.interface.name)
+        statistics = self._device.statistics()
+        logger.debug(
+            "%s: device started; %d threads, packets use at most %.1f MiB",
+            self.interface.name,
+            statistics.threads,
+            statistics.packet_memory_ceiling / 2**20,
+        )
 
     def __enter__(self) -> Daemon:
         return self

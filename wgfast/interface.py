@@ -48,7 +48,7 @@ class Interface:
         self._watched = False
 
     @classmethod
-    def open(cls, name: str, vnet: bool) -> Interface:
+    def open(cls, name: str, vnet: bool = True) -> Interface:
         """Creates it, down, with the usual MTU; `vnet` as in tun_open. InterfaceError: what is in the way."""
         try:
             fd, actual = _core.tun_open(name, vnet)

@@ -7,9 +7,12 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_tun.h>
+#include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <stdarg.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "../../wgfast/core/link.h"
 #include "../../wgfast/core/tun.h"
@@ -17,7 +20,7 @@
 #include "namespace.h"
 #include "ports.h"
 
-enum { MTU = 1420 };
+enum { MTU = 1420, MOST = 1 << 20 };
 
 /* ---- What is between the port and the system ---- */
 
@@ -193,13 +196,181 @@ static inline void delete_link(void)
 }
 
 static struct wgf_batch *batch; /* a pool's */
+static struct wgf_epoch epoch;
 
-static inline bool begin_ends(void)
+/* ---- Reading ---- */
+
+/* Datagrams sent in one piece arrive in pieces, over as many batches as it takes. */
+static inline void check_reads_datagrams(struct end *end, int version, uint32_t limit, uint16_t size, size_t payload)
 {
-	if (geteuid() != 0 || access("/dev/net/tun", R_OK | W_OK) != 0 || unshare(CLONE_NEWNET) != 0)
+	struct sockaddr_storage to;
+	struct end far = {.number = 77};
+	static uint8_t bytes[65000];
+	uint8_t control[CMSG_SPACE(sizeof(size))] = {0};
+	struct iovec vector = {bytes, payload};
+	struct msghdr message = {.msg_name = &to, .msg_namelen = name_of(&to, &far, version, 9), .msg_iov = &vector,
+				 .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof(control)};
+	struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+	*head = (struct cmsghdr){.cmsg_level = SOL_UDP, .cmsg_type = UDP_SEGMENT, .cmsg_len = CMSG_LEN(sizeof(size))};
+	memcpy(CMSG_DATA(head), &size, sizeof(size));
+	for (size_t i = 0; i < payload; i++)
+		bytes[i] = flow_byte((uint32_t)i);
+	int s = open_socket(end, version, SOCK_DGRAM);
+	device = end->device;
+	longest_read = 0;
+	CHECK(sendmsg(s, &message, 0) == (ssize_t)payload);
+	size_t at = 0;
+	wgf_batch_reset(batch, 0);
+	batch->limit = limit;
+	while (clear(batch), wgf_tun_read(end->device, batch) > 0)
+		for (uint32_t i = 0; i < batch->count; i++) {
+			const uint8_t *p = batch->packets[i].inner;
+			size_t headers = transport_of(p) + 8, n = payload - at < size ? payload - at : size;
+			if (p[version == 4 ? 9 : 6] != UDP)
+				continue; /* the system's own */
+			CHECK(batch->packets[i].inner_len == headers + n && is_right(p, headers + n));
+			CHECK(is_of_flow(p + headers, n, (uint32_t)at));
+			at += n;
+		}
+	CHECK(at == payload && all_drops() == 0);
+	CHECK((longest_read > payload) == wgf_offload_active(&end->device->offloads, WGF_OFFLOAD_USO));
+	close(s);
+}
+
+/* ---- Writing ---- */
+
+/* n packets of one flow, written; they reach the socket as datagrams, or, if it asks for it, as they were put together. */
+static inline void check_writes_datagrams(struct end *end, int version, uint32_t n, uint32_t payload, bool whole)
+{
+	static uint8_t bytes[65536];
+	struct flow flow = flow_of(version, UDP, 2000);
+	struct sockaddr_storage name;
+	socklen_t size = name_of(&name, end, version, 2000);
+	int s = open_socket(end, version, SOCK_DGRAM), yes = whole, most = MOST;
+	CHECK(setsockopt(s, SOL_UDP, UDP_GRO, &yes, sizeof(yes)) == 0);
+	CHECK(setsockopt(s, SOL_SOCKET, SO_RCVBUFFORCE, &most, sizeof(most)) == 0);
+	CHECK(bind(s, (struct sockaddr *)&name, size) == 0);
+	wgf_batch_reset(batch, 0);
+	for (uint32_t i = 0; i < n; i++) {
+		struct wgf_packet *packet = wgf_batch_next(batch);
+		packet->inner_len = (uint32_t)write_packet(&flow, packet->inner, payload);
+		wgf_batch_take(batch);
+	}
+	device = end->device;
+	wgf_tun_write(device, batch);
+	CHECK(all_drops() == 0);
+	uint32_t messages = 0, at = 0;
+	for (ssize_t got; (got = recv(s, bytes, sizeof(bytes), 0)) > 0; at += (uint32_t)got, messages++)
+		CHECK((whole || got == (ssize_t)payload) && is_of_flow(bytes, (size_t)got, at));
+	CHECK(at == n * payload);
+	if (whole && n > 1)
+		CHECK((messages < n) == wgf_offload_active(&end->device->offloads, WGF_OFFLOAD_USO));
+	close(s);
+}
+
+/* ---- TCP from one end to the other ---- */
+
+/* What one end gives is looked at and taken to the other. */
+static inline uint32_t carry(struct end *from, struct end *to)
+{
+	wgf_batch_reset(batch, 0);
+	if (wgf_tun_read(from->device, batch) <= 0)
+		return 0;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		const uint8_t *p = batch->packets[i].inner;
+		CHECK(batch->packets[i].inner_len <= MTU);
+		if (p[p[0] >> 4 == 4 ? 9 : 6] == TCP)
+			CHECK(is_right(p, batch->packets[i].inner_len));
+	}
+	wgf_tun_write(to->device, batch);
+	return batch->count;
+}
+
+struct stream {
+	int s;
+	uint32_t sent, got;
+};
+
+static inline void go_on(struct stream *stream, uint32_t total)
+{
+	static uint8_t bytes[100000];
+	uint32_t want = total - stream->sent < sizeof(bytes) ? total - stream->sent : sizeof(bytes);
+	for (uint32_t i = 0; i < want; i++)
+		bytes[i] = flow_byte(stream->sent + i);
+	ssize_t n = want ? send(stream->s, bytes, want, MSG_NOSIGNAL) : 0;
+	CHECK(n >= 0 || errno == EAGAIN);
+	stream->sent += n > 0 ? (uint32_t)n : 0;
+	n = recv(stream->s, bytes, sizeof(bytes), 0);
+	CHECK(n > 0 || errno == EAGAIN);
+	CHECK(n < 0 || is_of_flow(bytes, (size_t)n, stream->got));
+	stream->got += n > 0 ? (uint32_t)n : 0;
+}
+
+static inline double now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
+static inline void check_tcp(int version, int segment, uint32_t total)
+{
+	struct sockaddr_storage name;
+	socklen_t size = name_of(&name, &ends[1], version, 2222);
+	int server = open_socket(&ends[1], version, SOCK_STREAM), yes = 1;
+	struct stream client = {.s = open_socket(&ends[0], version, SOCK_STREAM)}, other = {.s = -1};
+	CHECK(setsockopt(server, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof(yes)) == 0);
+	if (segment)
+		CHECK(setsockopt(client.s, SOL_TCP, TCP_MAXSEG, &segment, sizeof(segment)) == 0);
+	CHECK(bind(server, (struct sockaddr *)&name, size) == 0 && listen(server, 1) == 0);
+	CHECK(connect(client.s, (struct sockaddr *)&name, size) < 0 && errno == EINPROGRESS);
+	longest_read = longest_write = 0;
+	for (double end = now() + 20; client.got < total || other.got < total;) {
+		CHECK(now() < end);
+		uint32_t moved = carry(&ends[0], &ends[1]) + carry(&ends[1], &ends[0]);
+		if (other.s < 0)
+			other.s = accept4(server, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+		if (other.s >= 0) {
+			go_on(&client, total);
+			go_on(&other, total);
+		}
+		if (!moved) {
+			struct pollfd ready[] = {{ends[0].tun, POLLIN, 0}, {ends[1].tun, POLLIN, 0}};
+			poll(ready, 2, 1);
+		}
+	}
+	CHECK(client.got == total && other.got == total);
+	close(client.s);
+	close(other.s);
+	close(server);
+	for (int quiet = 0; quiet < 3;) /* the farewell */
+		quiet = carry(&ends[0], &ends[1]) + carry(&ends[1], &ends[0]) ? 0 : quiet + 1;
+}
+
+/* ---- A test of them ---- */
+
+/* The other end is there all the time. False: this takes root and /dev/net/tun. */
+static inline bool begin_ends(const char *test)
+{
+	size_t ceiling = 0;
+	if (geteuid() != 0 || access("/dev/net/tun", R_OK | W_OK) != 0 || unshare(CLONE_NEWNET) != 0) {
+		printf("%s: left out: TUN, which takes root and /dev/net/tun\n", test);
 		return false;
+	}
 	home = open_namespace();
+	CHECK(wgf_epoch_init(&epoch) == 0);
+	batch = wgf_pool_create(1, WGF_SEND_ROOM, &epoch, &ceiling);
+	CHECK(batch);
+	open_end(&ends[1], 2);
 	return true;
+}
+
+static inline void finish_ends(void)
+{
+	close_end(&ends[1]);
+	wgf_pool_destroy(batch, 1, &epoch);
+	wgf_epoch_destroy(&epoch);
+	close(home);
 }
 
 #endif

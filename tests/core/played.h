@@ -152,7 +152,6 @@ static inline void begin(bool vnet, unsigned refused, uint32_t off)
 	forget_written();
 	forget_offloads();
 	wgf_offload_switch_off(&device->offloads, off);
-	atomic_store(&device->tun.failed, 0);
 	atomic_store(&device->tun.changing, false);
 	dev.vnet = vnet;
 	dev.up = true;

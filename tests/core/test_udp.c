@@ -10,7 +10,7 @@
 /* ---- Another kernel ---- */
 
 static const char *release;  /* NULL: what it is */
-static int refused_option, refused_family;
+static int refused_option, refused_family; /* to be switched on, or, of UDP_SEGMENT, at all */
 
 int uname(struct utsname *system)
 {
@@ -25,7 +25,8 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
 	int family = 0;
 	socklen_t length = sizeof(family);
 	getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &length);
-	if (level == SOL_UDP && option == refused_option && family == refused_family && *(const int *)value != 0) {
+	bool switches_on = option == UDP_SEGMENT || *(const int *)value != 0;
+	if (level == SOL_UDP && option == refused_option && family == refused_family && switches_on) {
 		errno = ENOPROTOOPT;
 		return -1;
 	}
@@ -87,6 +88,8 @@ static void test_offloads_tried(void)
 		refused_option = UDP_GRO;
 		CHECK(!try_anew() && is_state(WGF_OFFLOAD_GRO, WGF_OFFLOAD_ABSENT, ENOPROTOOPT));
 		CHECK(is_state(WGF_OFFLOAD_SEGMENT, WGF_OFFLOAD_ACTIVE, 0));
+		refused_option = UDP_SEGMENT;
+		CHECK(try_anew() && is_state(WGF_OFFLOAD_SEGMENT, WGF_OFFLOAD_ABSENT, ENOPROTOOPT));
 	}
 	refused_option = 0;
 	for (size_t i = 0; i < 4; i++) {

@@ -90,30 +90,33 @@ static void test_mixture(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch 
 	CHECK(receive(b, in) == 0);
 }
 
-/* Neither 512 datagrams in 8 messages nor 100 messages are more than a batch takes. */
-static void test_grouped_batches_end(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch *out, struct wgf_batch *in)
+/* Neither 512 datagrams in few messages nor 100 messages are more than a batch takes. */
+static void test_grouped_batches_end(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch *out, struct wgf_batch *in,
+				     uint32_t run)
 {
 	uint32_t name = 0, expected = 0;
-	for (int run = 0; run < 8; run++) {
-		for (int i = 0; i < 64; i++)
+	while (name < 512) {
+		for (uint32_t i = 0; i < run; i++)
 			put(out, loopback(4, b->port), 20, name++);
 		send_all(a, out);
 	}
+	uint32_t grouped = name;
 	for (int i = 0; i < 100; i++)
 		put(out, loopback(4, b->port), 20u + i % 2, name++)->tos = (uint8_t)(i % 2);
 	send_all(a, out);
 	while (receive(b, in)) {
 		check_slots(in);
 		for (uint32_t i = 0; i < in->count; i++, expected++)
-			CHECK(holds(&in->packets[i], expected < 512 ? 20 : 20 + expected % 2, expected));
+			CHECK(holds(&in->packets[i], expected < grouped ? 20 : 20 + (expected - grouped) % 2, expected));
 	}
-	CHECK(expected == name);
+	CHECK(expected == name && all_drops() == 0);
 }
 
 /* A system that puts together more than it should, or says nonsense: every datagram is there or counted. */
-static void test_lies(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch *out, struct wgf_batch *in)
+static void test_lies(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch *out, struct wgf_batch *in, uint32_t limit)
 {
 	const int sizes[] = {1, 7, 100, 499, 500, 19876, 19877, 65535, 65536, 1 << 30, 0, -1, INT32_MIN};
+	in->limit = limit;
 	lies = true;
 	for (size_t s = 0; s < sizeof(sizes) / sizeof(sizes[0]); s++) {
 		lie = sizes[s];
@@ -128,6 +131,7 @@ static void test_lies(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch *ou
 		CHECK(n + drops(WGF_DROP_RECEIVE_OVERSIZED) == wanted && all_drops() == 0);
 	}
 	lies = false;
+	in->limit = WGF_BATCH_PACKETS;
 }
 
 /* Linux puts 64 together by itself, but takes twice as many from a sender on this machine. */
@@ -236,8 +240,10 @@ static void test_gro(struct check_random *random)
 		test_grouped(a, b, out, in, 4);
 		test_grouped(a, b, out, in, 6);
 		test_mixture(a, b, out, in);
-		test_grouped_batches_end(a, b, out, in);
-		test_lies(a, b, out, in);
+		for (uint32_t run = 64; run > 1; run = run * 5 / 8)
+			test_grouped_batches_end(a, b, out, in, run);
+		test_lies(a, b, out, in, WGF_BATCH_PACKETS);
+		test_lies(a, b, out, in, 200);
 		test_crowds(a, b, in);
 		test_changing_sizes(random, a, b, out, in);
 		test_overflow(a, b, out, in);

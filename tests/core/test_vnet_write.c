@@ -169,12 +169,36 @@ static void test_one_kind_refused(struct wgf_batch *batch, bool tcp, int error)
 	CHECK(write_and_check(batch) == 2 && dev.writes == 2 + 40 && all_drops() == 0);
 }
 
+static int judge_all_but_one(const struct virtio_net_hdr *header)
+{
+	return header->gso_type ? EINVAL : dev.writes == refused_from ? EPERM : 0;
+}
+
+/* A packet of it that is refused as well is one loss, and says nothing of the others, wherever it stands. */
+static void test_one_refused_too(struct wgf_batch *batch)
+{
+	for (unsigned write = 2; write <= 11; write += 9) {
+		play(judge_all_but_one, 0, write, 0);
+		fill(batch, 10, 1000);
+		CHECK(write_and_check(batch) == 0 && dev.writes == 44 && drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 1);
+		CHECK(batch->packets[(write - 2) * FLOWS].drop == WGF_DROP_RECEIVE_INNER_REFUSED && all_drops() == 0);
+		CHECK(is_state(WGF_OFFLOAD_TSO, WGF_OFFLOAD_GIVEN_UP, EINVAL));
+	}
+	play(judge_all_but_one, 0, 3, 0);
+	clear(batch);
+	for (int i = 0; i < 2; i++) /* of which the first is taken */
+		put_next(batch, 0, 1000);
+	wgf_tun_write(device, batch);
+	CHECK(is_state(WGF_OFFLOAD_TSO, WGF_OFFLOAD_GIVEN_UP, EINVAL) && drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 1);
+}
+
 /* A super-packet whose packets are refused as well was not refused for being one. */
 static void test_all_refused(struct wgf_batch *batch)
 {
 	play(judge_by_number, EPERM, 0, 1000000);
 	fill(batch, 10, 1000);
 	CHECK(write_and_check(batch) == 0 && dev.out_n == 0 && dev.writes == 44 && all_stay());
+	CHECK(dev.asked == 0);
 	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 40 && all_drops() == 0);
 	dev.judge = NULL;
 	fill(batch, 10, 1000);
@@ -273,6 +297,7 @@ int main(void)
 		test_one_kind_refused(batch, tcp, EINVAL);
 		test_one_kind_refused(batch, tcp, EIO);
 	}
+	test_one_refused_too(batch);
 	test_all_refused(batch);
 	test_storms(batch);
 	test_gone(batch);

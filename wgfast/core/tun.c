@@ -99,6 +99,7 @@ int wgf_tun_adopt(struct wgf_device *device, int fd)
 		wgf_offload_tried(&device->offloads, WGF_OFFLOAD_VNET, 0);
 		try_offloads(&device->offloads, fd);
 	} else {
+		wgf_link_offload(fd, false, false); /* an interface that was there before may have them on */
 		no_super_packets(&device->offloads, EOPNOTSUPP);
 	}
 	/* Nothing of a descriptor that was the port before. */
