@@ -305,6 +305,7 @@ static void give_up_headers(struct writing *w, int error)
 			wgf_offload_give_up(&w->device->offloads, (enum wgf_offload)i, error);
 		atomic_store(&tun->vnet, false);
 		atomic_fetch_add(&tun->generation, 1);
+		w->vnet = false;
 	}
 	atomic_store(&tun->changing, false);
 }
@@ -329,10 +330,13 @@ static int write_packet(struct writing *w, const uint8_t *packet, size_t len)
 {
 	struct virtio_net_hdr none = {0};
 	const struct iovec vectors[2] = {{&none, VNET}, {(uint8_t *)(uintptr_t)packet, len}};
-	int error = w->vnet ? write_vectors(w, vectors, 2) : write_vectors(w, vectors + 1, 1);
-	if (w->vnet)
+	if (w->vnet) {
+		int error = write_vectors(w, vectors, 2);
 		judge_headers(w, error);
-	return error;
+		if (w->vnet)
+			return error;
+	}
+	return write_vectors(w, vectors + 1, 1);
 }
 
 static void write_alone(struct writing *w, struct wgf_packet *packet)
@@ -402,7 +406,7 @@ static void write_together(struct writing *w, struct together *t)
 			write_alone(w, t->packets[group->first]);
 			continue;
 		}
-		int error = write_group(w, t, group);
+		int error = w->vnet ? write_group(w, t, group) : EINVAL; /* the headers were given up on the way */
 		if (is_full(error))
 			lose_group(w, t, group);
 		else if (error)

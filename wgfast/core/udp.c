@@ -28,7 +28,8 @@
 #define SOCKET_BUFFER (4 << 20)
 #define OPEN_ATTEMPTS 16  /* at finding a port that is free for both families */
 #define RECEIVE_FIRST 4u  /* messages asked for before their size is known */
-#define GROUPED 128u      /* most datagrams in one message: Linux' own GRO makes 64, but passes on sends of 128 */
+#define GROUPED 64u       /* most datagrams in one message that Linux' own GRO makes */
+#define GROUPED_APART 128u /* and that a sender on this machine may have made; asked for once they were seen */
 #define CONTROL_IN 128u
 
 /* ---- Opening and closing ---- */
@@ -230,7 +231,8 @@ static void read_control(struct arrival *arrival, struct msghdr *message)
 /* How many datagrams a message may turn out to be. */
 static uint32_t most_in_one(const struct wgf_udp *udp, const struct wgf_batch *batch)
 {
-	return udp->gro && batch->memory ? GROUPED : 1;
+	bool apart = atomic_load_explicit(&udp->apart, memory_order_relaxed);
+	return !udp->gro || !batch->memory ? 1 : apart ? GROUPED_APART : GROUPED;
 }
 
 /* Messages to ask for. Begins with as many as fill a batch if they are like the last ones; once their
@@ -299,8 +301,8 @@ static void take_datagram(struct wgf_device *device, struct wgf_batch *batch, co
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_OVERSIZED);
 }
 
-/* What is left of a message of more datagrams than there is room for. Linux puts no more than WGF_SEGMENTS together by
- * itself, but a sender on this machine, or a guest's, may have had more of them in one. */
+/* What is left of a message of more datagrams than there is room for: the first of a sender on this machine, or in
+ * a guest, that has more than GROUPED in one. */
 static void lose_rest(struct wgf_device *device, uint32_t left, uint32_t size)
 {
 	uint32_t n = left ? (left + size - 1) / size : 1;
@@ -351,8 +353,12 @@ static void receive_family(struct wgf_device *device, struct wgf_udp *udp, int f
 		for (uint32_t i = 0; i < wanted; i++)
 			prepare(&inbox, i, slot(batch, i));
 		uint32_t got = (uint32_t)receive_some(fd, inbox.headers, wanted);
-		for (uint32_t i = 0; i < got; i++)
+		for (uint32_t i = 0; i < got; i++) {
+			uint32_t before = batch->count;
 			take(device, batch, &inbox, i);
+			if (batch->count - before > GROUPED || batch->count == batch->limit)
+				atomic_store_explicit(&udp->apart, true, memory_order_relaxed);
+		}
 		batch->used += got;
 		received += got;
 		if (got)

@@ -23,6 +23,7 @@ struct wgf_udp {
 	uint16_t port;               /* both are bound to it */
 	bool gro;                    /* UDP_GRO is on; from before it is published */
 	_Atomic uint32_t turn;       /* which family is received from first; any thread */
+	_Atomic bool apart;          /* more than 64 datagrams have come in one message; any thread */
 	_Atomic uint32_t typical;    /* bytes of a message lately received; any thread */
 };
 
