@@ -60,6 +60,23 @@ def test_a_port_changes_under_traffic_and_the_old_one_stays_if_it_cannot(tunnel:
         tunnel.exchange()
 
 
+def test_a_peer_that_is_only_listened_to_learns_of_another_port(tunnel: Tunnel) -> None:
+    """Who has nothing to send says where it is all the same."""
+    with driven(tunnel):
+        tunnel.exchange()
+        for _ in range(3):
+            tunnel.a.device.listen_port = 0
+            port = tunnel.a.device.listen_port
+            eventually(lambda port=port: tunnel.to_a.endpoint.port == port)
+
+
+def test_another_port_is_no_reason_to_shake_hands() -> None:
+    with contextlib.closing(End(1)) as end, contextlib.closing(End(2)) as other, end.device:
+        peer = end.knows(other, endpoint=("127.0.0.1", 9))
+        end.device.listen_port = 0
+        assert (peer.stats.staged, peer.stats.sent_bytes) == (0, 0)
+
+
 def test_a_new_private_key_needs_a_new_handshake(tunnel: Tunnel) -> None:
     with driven(tunnel):
         tunnel.exchange()

@@ -134,6 +134,14 @@ class Control:
             if self.core.peer_info(peer).persistent_keepalive:
                 self._guard(self.core.peer_send_keepalive, peer, now)
 
+    def moved(self, now: int) -> None:
+        """The device sends from elsewhere: who has a session with it is told, by a keepalive. Else a peer
+        would go on sending to where nobody listens until this side happens to have something to say."""
+        self.core.clear_sources()
+        for peer in self.core.peers():
+            if self.core.peer_info(peer).session_birth:
+                self._guard(self.core.peer_send_keepalive, peer, now)
+
     def disable(self) -> None:
         """The device went down: sessions and handshakes end, what waits is dropped, debts are no longer
         paid."""

@@ -162,7 +162,7 @@ class Device:
     @property
     def listen_port(self) -> int:
         """The port in use, or, down, the one that will be asked for. Setting it while up rebinds under
-        traffic; an OSError (in use, not allowed) leaves the old one."""
+        traffic, and peers with a session are told; an OSError (in use, not allowed) leaves the old one."""
         with self.using():
             return self._bound if self._up else self._port
 
@@ -181,7 +181,7 @@ class Device:
         with self.using() as core:
             if self._up and (port == 0 or port != self._bound):
                 self._bound = self._bind(port)
-                core.clear_sources()
+                self.control.moved(self.now())
             self._port = port
 
     @property
@@ -199,7 +199,7 @@ class Device:
         with self.using() as core:
             if self._up and mark != self._fwmark:
                 core.set_fwmark(mark)
-                core.clear_sources()
+                self.control.moved(self.now())
             self._fwmark = mark
 
     @property

@@ -1,62 +1,41 @@
-"""The subcommands: options and help. What they do is in modules of their own, loaded when called for."""
+"""The subcommands. Each is a click command in a module of its own, loaded when it is called for."""
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import Final
 
 import click
 
 from wgfast import __version__
 
+# Name to the module that has it; the command there is named NAME_command.
+_HOMES: Final = {
+    "demo": "demo",
+    "doctor": "doctor",
+    "genkey": "keys",
+    "genpsk": "keys",
+    "pubkey": "keys",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context) -> list[str]:
+        return list(_HOMES)
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        home = _HOMES.get(name)
+        if home is None:
+            return None
+        command = getattr(import_module(f"{__name__}.{home}"), f"{name}_command")
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="wgfast")
 def wgfast() -> None:
     """WireGuard in user space."""
-
-
-@wgfast.command("demo")
-@click.option(
-    "--megabytes", type=click.IntRange(1, 1024), default=64, show_default=True, help="Payload each way."
-)
-@click.option(
-    "--namespaces/--no-namespaces", default=True, help="As root: also a tunnel between two namespaces."
-)
-def demo_command(megabytes: int, namespaces: bool) -> None:
-    """Two devices on this machine, a handshake, a payload both ways, compared byte by byte."""
-    from wgfast.cli.demo import run_demo
-
-    raise SystemExit(run_demo(megabytes << 20, namespaces))
-
-
-@wgfast.command("doctor")
-def doctor_command() -> None:
-    """What of wgfast works on this machine, and why the rest does not."""
-    from wgfast.cli.doctor import run_doctor
-
-    raise SystemExit(run_doctor())
-
-
-@wgfast.command("genkey")
-def genkey_command() -> None:
-    """Prints a new private key."""
-    from wgfast.cli.keys import print_private_key
-
-    print_private_key()
-
-
-@wgfast.command("genpsk")
-def genpsk_command() -> None:
-    """Prints a new preshared key."""
-    from wgfast.cli.keys import print_preshared_key
-
-    print_preshared_key()
-
-
-@wgfast.command("pubkey")
-def pubkey_command() -> None:
-    """Reads a private key from standard input and prints its public key."""
-    from wgfast.cli.keys import print_public_key
-
-    print_public_key()
 
 
 def run_command(arguments: list[str]) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -66,6 +67,18 @@ class Result:
     first_packet_ms: float = 0.0
     transfers: list[Transfer] = field(default_factory=list)
     drops: dict[str, int] = field(default_factory=dict)
+
+
+@click.command("demo")
+@click.option(
+    "--megabytes", type=click.IntRange(1, 1024), default=64, show_default=True, help="Payload each way."
+)
+@click.option(
+    "--namespaces/--no-namespaces", default=True, help="As root: also a tunnel between two namespaces."
+)
+def demo_command(megabytes: int, namespaces: bool) -> None:
+    """Two devices on this machine, a handshake, a payload both ways, compared byte by byte."""
+    raise SystemExit(run_demo(megabytes << 20, namespaces))
 
 
 def run_demo(size: int, namespaces: bool) -> int:

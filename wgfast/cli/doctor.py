@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Final, NamedTuple
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +32,12 @@ class Finding(NamedTuple):
     what: str
     state: str  # "yes", "no", "in use", or a value
     reason: str
+
+
+@click.command("doctor")
+def doctor_command() -> None:
+    """What of wgfast works on this machine, and why the rest does not."""
+    raise SystemExit(run_doctor())
 
 
 def run_doctor() -> int:

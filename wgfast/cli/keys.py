@@ -12,15 +12,21 @@ from wgfast.errors import ConfigError
 from wgfast.keys import Key, generate_preshared_key, generate_private_key, public_key
 
 
-def print_private_key() -> None:
+@click.command("genkey")
+def genkey_command() -> None:
+    """Prints a new private key."""
     _print_secret(generate_private_key())
 
 
-def print_preshared_key() -> None:
+@click.command("genpsk")
+def genpsk_command() -> None:
+    """Prints a new preshared key."""
     _print_secret(generate_preshared_key())
 
 
-def print_public_key() -> None:
+@click.command("pubkey")
+def pubkey_command() -> None:
+    """Reads a private key from standard input and prints its public key."""
     text = sys.stdin.read(4096).strip()
     try:
         click.echo(str(public_key(text)))
