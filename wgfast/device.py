@@ -178,7 +178,7 @@ class Device:
 
     def set_listen_port(self, port: int) -> None:
         number("listen_port", port, 0, 65535)
-        with self.using() as core:
+        with self.using():
             if self._up and (port == 0 or port != self._bound):
                 self._bound = self._bind(port)
                 self.control.moved(self.now())
