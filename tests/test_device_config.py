@@ -20,10 +20,12 @@ from wgfast import (
     Endpoint,
     PeerRemovedError,
     PrivateKey,
+    _core,
     generate_preshared_key,
     generate_private_key,
     public_key,
 )
+from wgfast.settings import count_queues
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
@@ -281,6 +283,8 @@ def test_endpoints_in_every_form(given: Any, expected: Endpoint | None) -> None:
         ({"threads": 0}, "threads"),
         ({"threads": 65}, "threads"),
         ({"threads": "two"}, "threads"),
+        ({"queues": 0}, "queues"),
+        ({"queues": 17}, "queues"),
         ({"private_key": "nonsense"}, "private_key"),
         ({"private_key": b"\0" * 31}, "private_key"),
         ({"tun": -1}, "tun"),
@@ -306,6 +310,32 @@ def test_threads_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
     with contextlib.closing(Device()) as device:
         assert device.statistics().threads == 4
+
+
+def test_queues_follow_the_threads_and_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WGFAST_QUEUES", raising=False)
+    assert [count_queues(None, threads) for threads in (1, 2, 3, 4, 64)] == [1, 1, 3, 4, 16]
+    assert count_queues(2, 4) == 2
+    monkeypatch.setenv("WGFAST_QUEUES", "2")
+    assert count_queues(None, 1) == 2
+    for bad in ("0", "17", "many"):
+        monkeypatch.setenv("WGFAST_QUEUES", bad)
+        with pytest.raises(ConfigError, match="WGFAST_QUEUES"):
+            count_queues(None, 1)
+
+
+@pytest.mark.lab
+def test_an_interface_of_its_own_has_several_queues_and_one_that_was_opened_elsewhere_one() -> None:
+    with contextlib.closing(Device(tun="wgqueues%d", threads=2, queues=3)) as device:
+        assert device.statistics().queues == 3
+    fd, _ = _core.tun_open("wgqueues%d", several=True)
+    try:
+        with contextlib.closing(Device(tun=fd, threads=4)) as device:
+            assert device.statistics().queues == 1
+        with contextlib.closing(Device(tun=fd, threads=4, queues=4)) as device:
+            assert device.statistics().queues == 4
+    finally:
+        os.close(fd)
 
 
 def test_a_device_cannot_be_copied_nor_its_peers() -> None:

@@ -23,7 +23,7 @@ DECLARATIONS = """
     const struct wgf_aead_kernel *wgf_aead_chosen(void);
     void wgf_blake2s(uint8_t *out, size_t out_len, const uint8_t *key, size_t key_len,
                      const uint8_t *data, size_t len);
-    struct wgf_device_options { uint32_t threads; };
+    struct wgf_device_options { uint32_t threads, offloads_off, queues; };
     struct wgf_device *wgf_device_create(const struct wgf_device_options *options);
     void wgf_device_destroy(struct wgf_device *device);
     bool wgf_device_alive(const struct wgf_device *device);

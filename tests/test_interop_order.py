@@ -1,4 +1,4 @@
-"""Order under load: several threads at either end, many flows of numbered datagrams, TCP beside them."""
+"""Order under load: several threads and queues at either end, many flows of numbered datagrams, and TCP."""
 
 from __future__ import annotations
 
@@ -80,11 +80,14 @@ def load(tunnel: Tunnel) -> list[Flow]:
 
 
 @pytest.mark.parametrize("how", ["gro", "rps"])
-@pytest.mark.parametrize("threads", [2, 4])
-def test_no_flow_is_out_of_order(lab: Lab, threads: int, how: str) -> None:
-    environ = {"WGFAST_THREADS": str(threads), "WGFAST_OFFLOAD": ""}
+@pytest.mark.parametrize(("threads", "queues"), [(2, 1), (2, 2), (4, 4)])
+def test_no_flow_is_out_of_order(lab: Lab, threads: int, queues: int, how: str) -> None:
+    environ = {"WGFAST_THREADS": str(threads), "WGFAST_QUEUES": str(queues), "WGFAST_OFFLOAD": ""}
     tunnel = lab.tunnel(SUBJECT, SUBJECT, environs=(environ, environ))
     for end in tunnel.ends:
+        assert (
+            f"numqueues {queues} " in end.namespace.show("-d", "link", "show", end.interface) or queues == 1
+        )
         keep_order(end.namespace, how)
     wait_ping(tunnel.initiator.namespace, tunnel.responder.address)
     flows = load(tunnel)

@@ -69,7 +69,7 @@ cdef extern from "core/worker.h" nogil:
     uint64_t wgf_clock_now()
 
 cdef extern from "core/link.h" nogil:
-    int wgf_link_open(char *name, bint vnet)
+    int wgf_link_open(char *name, bint vnet, bint several)
     int wgf_link_name(int fd, char *name)
     int wgf_link_mtu(int fd)
     int wgf_link_set_mtu(int fd, int mtu)
@@ -95,6 +95,7 @@ cdef extern from "core/wgfast.h" nogil:
     const uint32_t WGF_MTU_MAX
     const uint32_t WGF_BATCH_PACKETS
     const uint32_t WGF_THREADS_MAX
+    const uint32_t WGF_QUEUES_MAX
     const uint32_t WGF_PEERS_MAX
     const uint32_t WGF_REPLAY_WINDOW
     enum:
@@ -239,6 +240,7 @@ cdef extern from "core/wgfast.h" nogil:
     struct wgf_device_options:
         uint32_t threads
         uint32_t offloads_off
+        uint32_t queues
     int wgf_device_offloads(wgf_device *device, uint32_t *states)
 
     wgf_device *wgf_device_create(const wgf_device_options *options)
@@ -248,6 +250,8 @@ cdef extern from "core/wgfast.h" nogil:
     int wgf_device_identity(wgf_device *device, uint8_t *private_key, uint8_t *public_key)
     int wgf_device_set_mtu(wgf_device *device, uint32_t mtu)
     int wgf_device_set_tun(wgf_device *device, int fd)
+    int wgf_device_set_keeper(wgf_device *device, int (*prepare)(void *, int, int, uint32_t) noexcept nogil,
+                              void *context)
     int wgf_device_bind(wgf_device *device, uint16_t port, uint32_t fwmark, uint16_t *bound)
     void wgf_device_unbind(wgf_device *device)
     int wgf_device_set_fwmark(wgf_device *device, uint32_t fwmark)
@@ -264,6 +268,7 @@ cdef extern from "core/wgfast.h" nogil:
         uint32_t indices
         uint32_t keypairs
         uint32_t threads
+        uint32_t queues
         uint32_t events_waiting
         uint32_t staged
         uint64_t packet_memory_ceiling

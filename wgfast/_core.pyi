@@ -7,6 +7,7 @@ wrong dtype, shape, layout, or is read-only), ConfigError (WGFAST_AEAD), ForkedE
 (a handle outlived its peer), OSError otherwise.
 """
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ MESSAGE_MAX: Final[int]
 MTU_MAX: Final[int]
 BATCH_PACKETS: Final[int]
 THREADS_MAX: Final[int]
+QUEUES_MAX: Final[int]
 PEERS_MAX: Final[int]
 REPLAY_WINDOW: Final[int]
 STATUS_OK: Final[int]  # WGF_DROP_NOT: the row's packet is in the output
@@ -91,6 +93,7 @@ class DeviceInfo(NamedTuple):
     indices: int
     keypairs: int
     threads: int
+    queues: int  # of the interface
     events_waiting: int
     staged: int
     packet_memory_ceiling: int  # bytes
@@ -205,8 +208,9 @@ class Handshake:
 class Core:
     """struct wgf_device. Cannot be pickled or copied; dead after fork()."""
 
-    def __init__(self, threads: int, offloads_off: int = 0) -> None:
-        """threads 0: an Engine's core, no workers, no ports. offloads_off: a bit for each of OFFLOAD_NAMES."""
+    def __init__(self, threads: int, offloads_off: int = 0, queues: int = 1) -> None:
+        """threads 0: an Engine's core, no workers, no ports. offloads_off: a bit for each of OFFLOAD_NAMES.
+        queues: that many of the interface, at most QUEUES_MAX, if it was made for several."""
     def close(self) -> None: ...
     @property
     def alive(self) -> bool: ...
@@ -219,6 +223,10 @@ class Core:
         is wiped after. False: no key, or the result is zero (a low-order point)."""
     def set_mtu(self, mtu: int) -> None: ...
     def set_tun(self, fd: int) -> None: ...
+    def set_keeper(self, prepare: Callable[[int, int, int], object]) -> None:
+        """From now on `prepare(fd4, fd6, fwmark)` sets the mark and the buffers of the sockets that are opened
+        (-1: there is none of that family); an OSError of it is that of `bind` or `set_fwmark`. It may call
+        nothing here."""
     def bind(self, port: int, fwmark: int) -> int: ...
     def unbind(self) -> None: ...
     def set_fwmark(self, fwmark: int) -> None: ...
@@ -321,7 +329,7 @@ def unpack_endpoint(raw: Buffer) -> Endpoint | None: ...
 # ---- the clock and the interface (worker.h, tun.h) ----
 
 def clock_now() -> int: ...
-def tun_open(name: str, vnet: bool = True) -> tuple[int, str]: ...
+def tun_open(name: str, vnet: bool = True, several: bool = False) -> tuple[int, str]: ...
 def tun_name(fd: int) -> str: ...
 def tun_mtu(fd: int) -> int: ...
 def tun_set_mtu(fd: int, mtu: int) -> None: ...

@@ -23,7 +23,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EALREADY, EBUSY, EINVAL, EMSGSIZE, ENOENT, ESTALE, errno
+from libc.errno cimport EALREADY, EBUSY, EINVAL, EIO, EMSGSIZE, ENOENT, ESTALE, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -40,6 +40,7 @@ MESSAGE_MAX = WGF_MESSAGE_MAX
 MTU_MAX = WGF_MTU_MAX
 BATCH_PACKETS = WGF_BATCH_PACKETS
 THREADS_MAX = WGF_THREADS_MAX
+QUEUES_MAX = WGF_QUEUES_MAX
 PEERS_MAX = WGF_PEERS_MAX
 REPLAY_WINDOW = WGF_REPLAY_WINDOW
 STATUS_OK = WGF_DROP_NOT
@@ -75,7 +76,7 @@ PeerInfo = namedtuple(
 )
 DeviceInfo = namedtuple(
     "DeviceInfo",
-    "peers indices keypairs threads events_waiting staged packet_memory_ceiling listen_port",
+    "peers indices keypairs threads queues events_waiting staged packet_memory_ceiling listen_port",
     module=__name__,
 )
 
@@ -876,6 +877,16 @@ def unpack_endpoint(raw):
 
 # ---- the device ----
 
+cdef int ask_keeper(void *context, int fd4, int fd6, uint32_t fwmark) noexcept with gil:
+    try:
+        (<object>context)(fd4, fd6, fwmark)
+    except OSError as error:
+        return -(error.errno or EIO)
+    except BaseException:
+        return -EIO
+    return 0
+
+
 cdef class Core(Fixed):
     """struct wgf_device: see wgfast.h, whose functions these are by name. Dead after fork()."""
 
@@ -884,8 +895,9 @@ cdef class Core(Fixed):
     cdef bint has_gate
     cdef cython.pymutex events_turn
     cdef wgf_event *events
+    cdef object keeper  # called by C for as long as the device lives
 
-    def __cinit__(self, uint32_t threads, uint32_t offloads_off=0):
+    def __cinit__(self, uint32_t threads, uint32_t offloads_off=0, uint32_t queues=1):
         cdef wgf_device_options options
         cdef int error
         heed_environment()
@@ -896,6 +908,7 @@ cdef class Core(Fixed):
             raise MemoryError("no memory for a device's events")
         options.threads = threads
         options.offloads_off = offloads_off
+        options.queues = queues
         with nogil:
             self.device = wgf_device_create(&options)
             error = errno
@@ -1018,6 +1031,17 @@ cdef class Core(Fixed):
             result = wgf_device_set_tun(self.device, fd)
         self.leave(result)
 
+    def set_keeper(self, prepare):
+        """From now on `prepare(fd4, fd6, fwmark)` sets the mark and the buffers of the sockets that are opened (-1:
+        there is none of that family); an OSError of it is that of `bind` or `set_fwmark`. It may call nothing here."""
+        cdef int result
+        cdef void *context = <void *>prepare
+        before, self.keeper = self.keeper, prepare  # the one before must outlive its last call
+        self.enter()
+        with nogil:
+            result = wgf_device_set_keeper(self.device, ask_keeper, context)
+        self.leave(result)
+
     def bind(self, uint16_t port, uint32_t fwmark):
         """Open the sockets (port 0: any) in place of those there were. Returns the port."""
         cdef uint16_t bound = 0
@@ -1122,8 +1146,8 @@ cdef class Core(Fixed):
             result = wgf_device_get_info(self.device, &i)
         self.leave(result)
         return DeviceInfo(
-            i.peers, i.indices, i.keypairs, i.threads, i.events_waiting, i.staged, i.packet_memory_ceiling,
-            i.listen_port,
+            i.peers, i.indices, i.keypairs, i.threads, i.queues, i.events_waiting, i.staged,
+            i.packet_memory_ceiling, i.listen_port,
         )
 
     # Peers, by handle.
@@ -1673,9 +1697,10 @@ cdef int check_tun(int result, object what) except -1:
     return result
 
 
-def tun_open(str name, bint vnet=True):
+def tun_open(str name, bint vnet=True, bint several=False):
     """Create the interface; ("wg%d": the system numbers it). Returns its descriptor and its name. `vnet`: with a
-    header before each packet, which super-packets need, where the system knows such a thing."""
+    header before each packet, which super-packets need, where the system knows such a thing. `several`: so that
+    more queues can be added."""
     cdef char buffer[IFNAMSIZ]
     cdef bytes encoded = os.fsencode(name)
     cdef int fd
@@ -1684,7 +1709,7 @@ def tun_open(str name, bint vnet=True):
     memset(buffer, 0, IFNAMSIZ)
     memcpy(buffer, PyBytes_AS_STRING(encoded), len(encoded))
     with nogil:
-        fd = wgf_link_open(buffer, vnet)
+        fd = wgf_link_open(buffer, vnet, several)
     check_tun(fd, name)
     return fd, os.fsdecode(buffer)
 

@@ -12,12 +12,16 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, ParamSpec, get_args
+from typing import TYPE_CHECKING, Literal, ParamSpec, get_args
 
 from . import _core, noise, timers
 from .errors import ConfigError, ForkedError, PeerRemovedError
 from .keys import PublicKey
+from .log import about
 from .timers import Duty
+
+if TYPE_CHECKING:
+    from .keylog import KeyLog
 
 log = logging.getLogger("wgfast")
 
@@ -69,6 +73,7 @@ class Control:
         self.name = name
         self.pending: dict[int, Pending] = {}  # by handle
         self.enabled = True  # False while the device is down: debts fall due and are not paid
+        self.keylog: KeyLog | None = None
         self.under_load = False
         self.handler_errors = 0
         self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
@@ -131,8 +136,7 @@ class Control:
         """The device came up: peers with a persistent keepalive are greeted, as Linux does."""
         self.enabled = True
         for peer in self.core.peers():
-            if self.core.peer_info(peer).persistent_keepalive:
-                self._guard(self.core.peer_send_keepalive, peer, now)
+            self._guard(self.greet, peer, now)
 
     def moved(self, now: int) -> None:
         """The device sends from elsewhere: who has a session with it is told, by a keepalive. Else a peer
@@ -162,6 +166,12 @@ class Control:
             self._initiate(peer, 0, now, wall)
         else:
             self.core.peer_arm_retransmit(peer, timers.retransmit_at(shook_at, timers.retransmit_jitter()))
+
+    def greet(self, peer: int, now: int) -> None:
+        """The device came up, or the peer's endpoint was found or is another one: with a persistent keepalive
+        it hears of us now, not when the next one is due."""
+        if self.enabled and self.core.peer_info(peer).persistent_keepalive:
+            self.core.peer_send_keepalive(peer, now)
 
     def set_psk(self, peer: int, psk: bytes, now: int, wall: int) -> None:
         """A changed preshared key counts at once: a running handshake, made with the old one, ends, and
@@ -206,6 +216,8 @@ class Control:
             self._refuse(answer, event)
             return
         index, message = answer
+        if self.keylog:
+            self.keylog.write(self.core, received.peer, received.handshake)
         self.core.peer_begin_session_responder(
             received.peer, received.handshake, index, received.remote_index, now
         )
@@ -245,13 +257,14 @@ class Control:
             log.warning(
                 "%s: peer(%s): its endpoint %s routes into its own tunnel; packets to it are dropped",
                 self.name, key.short, event.endpoint.host if event.endpoint else "",
+                extra=about("loop", peer=key.short, endpoint=event.endpoint.host if event.endpoint else None),
             )  # fmt: skip
         self._tell(News("loop", now, key, event.endpoint))
 
     def _take_load(self, event: _core.Event, now: int, wall: int) -> None:
         if not self.under_load:
             self.under_load = True
-            log.debug("%s: under load: handshakes need a cookie", self.name)
+            log.debug("%s: under load: handshakes need a cookie", self.name, extra=about("load", on=True))
             self._tell(News("load", now, value=1))
 
     def _take_tun_gone(self, event: _core.Event, now: int, wall: int) -> None:
@@ -283,7 +296,7 @@ class Control:
                 self.core.peer_zero_keys(peer)
             elif duty is Duty.GIVE_UP:
                 self.pending.pop(peer, None)
-                log.debug("%s: peer(%s): no answer, giving up", self.name, self._key(peer).short)
+                self._log_given_up(peer)
                 self.core.peer_give_up(peer, now)
             elif duty is Duty.CLEAR_SOURCE:
                 self.core.peer_clear_source(peer)
@@ -292,12 +305,18 @@ class Control:
             elif duty is Duty.KEEPALIVE:
                 self.core.peer_send_keepalive(peer, now)
 
+    def _log_given_up(self, peer: int) -> None:
+        key = self._key(peer).short
+        log.debug("%s: peer(%s): no answer, giving up", self.name, key, extra=about("given_up", peer=key))
+
     def _initiate(self, peer: int, attempts: int, now: int, wall: int) -> None:
         made = noise.create_initiation(self.core, peer, self._stamper.stamp(peer, now, wall))
         if isinstance(made, int):
             self.core.count_drop(made)
             return
         initiation, message = made
+        if self.keylog:
+            self.keylog.write(self.core, peer, initiation.handshake)
         self.pending[peer] = Pending(initiation, attempts)
         self._send(peer, message, now)
 
@@ -309,7 +328,9 @@ class Control:
         try:
             self.core.peer_send_handshake(peer, message, now)
         except OSError as error:
-            log.debug("%s: peer(%s): handshake not sent: %s", self.name, self._key(peer).short, error)
+            key = self._key(peer).short
+            extra = about("unsent", peer=key, error=error.strerror)
+            log.debug("%s: peer(%s): handshake not sent: %s", self.name, key, error, extra=extra)
 
     def _heard(self, peer: int, event: _core.Event, now: int) -> None:
         if event.endpoint is None:
@@ -325,8 +346,9 @@ class Control:
 
     def _refuse(self, reason: int, event: _core.Event) -> None:
         self.core.count_drop(reason)
-        where = event.endpoint
-        log.debug("%s: from %s: %s", self.name, where.host if where else "?", _core.DROP_TEXTS[reason])
+        where = event.endpoint.host if event.endpoint else "?"
+        extra = about("refused", source=where, reason=_core.DROP_NAMES[reason])
+        log.debug("%s: from %s: %s", self.name, where, _core.DROP_TEXTS[reason], extra=extra)
 
     def _key(self, peer: int) -> PublicKey:
         return PublicKey(self.core.peer_info(peer).public_key)
@@ -335,7 +357,7 @@ class Control:
         """The core says when load begins; that it has ended, somebody has to look."""
         if self.under_load and not self.core.under_load(now):
             self.under_load = False
-            log.debug("%s: no longer under load", self.name)
+            log.debug("%s: no longer under load", self.name, extra=about("load", on=False))
             self._tell(News("load", now, value=0))
         if not self.under_load:
             return deadline

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -38,16 +39,26 @@ class Settings:
     tun_fd: int | None = None  # WG_TUN_FD: an interface that was opened for us
     uapi_fd: int | None = None  # WG_UAPI_FD: a socket that listens for us
     threads: int | None = None  # WGFAST_THREADS
+    keeper_fd: int | None = None  # WGFAST_KEEPER_FD: to whoever keeps the privileges that are then dropped
+    user: str | None = None  # WGFAST_USER: as whom to go on then
+    keylog: str = ""  # WGFAST_KEYLOG: a file for every session's keys, see keylog.py
+    log_format: str = "text"  # WGFAST_LOG_FORMAT
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """InterfaceError names the variable whose value is no number."""
+        """InterfaceError or ConfigError names the variable whose value is not what it should be."""
+        keylog = environ.get("WGFAST_KEYLOG")
         return cls(
             log_level=environ.get("LOG_LEVEL"),
             foreground=environ.get("WG_PROCESS_FOREGROUND") == "1",
             tun_fd=_number(environ, "WG_TUN_FD"),
             uapi_fd=_number(environ, "WG_UAPI_FD"),
             threads=_number(environ, "WGFAST_THREADS", 1),
+            keeper_fd=_number(environ, "WGFAST_KEEPER_FD"),
+            user=environ.get("WGFAST_USER") or None,
+            # The background has another directory.
+            keylog=os.path.abspath(keylog) if keylog else "",
+            log_format=log.parse_format(environ.get("WGFAST_LOG_FORMAT", "")),
         )
 
 
@@ -78,13 +89,16 @@ def run(name: str, foreground: bool, environ: Mapping[str, str] = os.environ) ->
         check_name(name)
         settings = Settings.of(environ)
         if not foreground and not settings.foreground:
+            if settings.keylog:
+                # Where the daemon's own warning goes, nobody may ever look.
+                print(f"wgfast: WARNING: {name}: WGFAST_KEYLOG is set: keys are logged", file=sys.stderr)
             given = [fd for fd in (settings.tun_fd, settings.uapi_fd) if fd is not None]
             # Only whoever asked for a log wants lines on the terminal afterwards.
             outcome = background.detach(given, settings.log_level in ("error", "verbose", "debug"))
             if isinstance(outcome, int):
                 return outcome
             report = outcome
-        log.configure(settings.log_level or "")
+        log.configure(settings.log_level or "", settings.log_format)
         return _serve(name, settings, report)
     except (WgfastError, OSError) as error:
         report.failed(str(error))
@@ -131,7 +145,12 @@ class Daemon:
             self.interface = self._open_interface(name, settings)
             self._open_socket(settings)
             self._device = Device(
-                tun=self.interface.fd, mtu=self._mtu(), threads=settings.threads, name=self.interface.name
+                tun=self.interface.fd,
+                mtu=self._mtu(),
+                threads=settings.threads,
+                queues=self._queues,
+                keylog=settings.keylog,
+                name=self.interface.name,
             )
             stack.callback(self._device.close)
             self._selector.register(self._device.fileno(), selectors.EVENT_READ, _nothing)
@@ -142,22 +161,25 @@ class Daemon:
             self._watch(self._monitor, self._system_changed)
             self._selector.register(self.interface, selectors.EVENT_READ, self._interface_changed)
             self._wants_up = False  # the interface is up, and the sockets could not be opened
+            self._drop_privileges(settings)
             stack.callback(UapiServer(self._socket.listener, self._selector, self._answer).close)
             self._refresh()
             self._stack = stack.pop_all()
         statistics = self._device.statistics()
         logger.debug(
-            "%s: device started; %d threads, packets use at most %.1f MiB",
+            "%s: device started; %d threads, %d queues, packets use at most %.1f MiB",
             self.interface.name,
             statistics.threads,
+            statistics.queues,
             statistics.packet_memory_ceiling / 2**20,
+            extra=log.about("started", threads=statistics.threads, queues=statistics.queues),
         )
 
     def __enter__(self) -> Daemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        logger.debug("%s: shutting down", self.interface.name)
+        logger.debug("%s: shutting down", self.interface.name, extra=log.about("stopped"))
         self._stack.close()
 
     def run(self) -> None:
@@ -176,7 +198,7 @@ class Daemon:
 
     def _open_interface(self, name: str, settings: Settings) -> Interface:
         from wgfast.interface import Interface
-        from wgfast.settings import may_use, offloads_off
+        from wgfast.settings import count_queues, count_threads, may_use, offloads_off
         from wgfast.uapi_socket import refuse_live
 
         if settings.uapi_fd is None and "%" not in name:
@@ -184,9 +206,21 @@ class Daemon:
             refuse_live(name)
         fd = settings.tun_fd
         vnet = may_use("vnet", offloads_off(None))
-        interface = Interface.open(name, vnet) if fd is None else Interface.adopt(fd, name)
+        # Of an interface that was opened for us the other queues may be somebody else's.
+        self._queues = count_queues(None, count_threads(settings.threads)) if fd is None else 1
+        interface = Interface.open(name, vnet, self._queues > 1) if fd is None else Interface.adopt(fd, name)
         self._stack.callback(interface.close)
         return interface
+
+    def _drop_privileges(self, settings: Settings) -> None:
+        """Before there is another thread than this one."""
+        if settings.keeper_fd is None:
+            return
+        from wgfast import keeper
+
+        end = self._stack.enter_context(socket.socket(fileno=settings.keeper_fd))
+        self._device.core.set_keeper(keeper.asking(end))
+        keeper.drop_privileges(settings.user)
 
     def _mtu(self) -> int:
         state = self.interface.state()
@@ -208,7 +242,7 @@ class Daemon:
     # ---- what comes ----
 
     def _stop(self, why: str) -> None:
-        logger.debug("%s: %s", self.interface.name, why)
+        logger.debug("%s: %s", self.interface.name, why, extra=log.about("stopping", why=why))
         self._stopping = True
 
     def _signalled(self) -> None:
@@ -243,7 +277,7 @@ class Daemon:
         if state.mtu != self._device.mtu:
             self._device.set_mtu(state.mtu, interface=False)
         if not state.up and self._device.is_up:
-            logger.debug("%s: interface down", self.interface.name)
+            logger.debug("%s: interface down", self.interface.name, extra=log.about("down"))
             self._device.down()
         self._wants_up = state.up and not self._device.is_up
         if self._wants_up:
@@ -254,15 +288,19 @@ class Daemon:
         try:
             self._device.up()
             self._wants_up = False
-            logger.debug("%s: interface up, UDP port %d", self.interface.name, self._device.listen_port)
+            port = self._device.listen_port
+            logger.debug(
+                "%s: interface up, UDP port %d", self.interface.name, port, extra=log.about("up", port=port)
+            )
         except OSError as error:
-            logger.error("%s: cannot open the UDP sockets: %s", self.interface.name, error)
+            extra = log.about("no_sockets", errno=error.errno)
+            logger.error("%s: cannot open the UDP sockets: %s", self.interface.name, error, extra=extra)
 
     def _answer(self, request: bytes) -> Iterator[bytes]:
         from wgfast.uapi_server import respond
 
         yield from respond(self._device, self.interface.name, request)
-        if self._wants_up and not request.startswith(b"get"):
+        if self._wants_up and request.startswith(b"set"):
             self._refresh()  # another port may be free
 
     # ---- what is told ----
@@ -286,7 +324,9 @@ class Daemon:
     def _log_peer(self, news: News, text: str) -> None:
         where = f"{news.endpoint.host}:{news.endpoint.port}" if news.endpoint else "(none)"
         name = news.peer.short if news.peer else ""
-        logger.debug("%s: peer(%s) - %s %s", self.interface.name, name, text, where)
+        fields = {"initiator": bool(news.value)} if news.name == "handshake" else {}
+        extra = log.about(news.name, peer=name, endpoint=where, **fields)
+        logger.debug("%s: peer(%s) - %s %s", self.interface.name, name, text, where, extra=extra)
 
 
 def _nothing() -> None:

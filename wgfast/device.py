@@ -12,25 +12,31 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _core
+from ._core import Endpoint
 from .control import Control, EventName, Handler
-from .errors import ClosedError, ConfigError, ForkedError, InterfaceError
+from .errors import ClosedError, ConfigError, ForkedError
+from .keylog import open_keylog
 from .keys import PrivateKey, PublicKey, clamp, parse_key, public_key
 from .peer import Peer, Peers
+from .resolve import Resolver
 from .settings import (
     AllowedIPsArgument,
     EndpointArgument,
     check_keepalive,
+    count_queues,
     count_threads,
     may_use,
     number,
     offloads_off,
     parse_allowed_ips,
     parse_endpoint,
+    parse_endpoint_host,
 )
+from .stats import DeviceStats as DeviceStats
+from .tun import open_tun
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer, Self
@@ -44,20 +50,6 @@ _WALL_TOLERANCE = 500_000_000  # ns by which the wall clock may drift before it 
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceStats:
-    """Numbers of a device at one moment."""
-
-    peers: int
-    sessions: int  # keypairs in use
-    threads: int
-    staged: int  # packets waiting for a session
-    events_waiting: int
-    packet_memory_ceiling: int  # bytes
-    handler_errors: int  # exceptions of event handlers
-    drops: dict[str, int]
-
-
 class Device:
     """A WireGuard device.
 
@@ -65,9 +57,11 @@ class Device:
     name of an interface to create or attach to, a descriptor (TUN, or one end of a Unix datagram or
     seqpacket pair; it stays the caller's to close), or None. `mtu` None: that of an interface whose
     descriptor was given, else 1420. `threads`: workers, 1 to THREADS_MAX; None: WGFAST_THREADS from the
-    environment, or what suits the machine. `without`: names of offloads that shall not be used
-    (OFFLOAD_NAMES); None: those WGFAST_OFFLOAD names. Raises ConfigError for what cannot be, InterfaceError
-    when the interface cannot be opened.
+    environment, or what suits the machine. `queues`: of an interface that is created, 1 to QUEUES_MAX, as far
+    as the system can keep a flow in one; None: WGFAST_QUEUES, or what suits the threads. `without`: names of
+    offloads that shall not be used (OFFLOAD_NAMES); None: those WGFAST_OFFLOAD names. `keylog`: a file for
+    every session's keys, see keylog.py; None: that of WGFAST_KEYLOG, "": none. Raises ConfigError for what
+    cannot be, InterfaceError when the interface or the key log cannot be opened.
     """
 
     def __init__(
@@ -79,7 +73,9 @@ class Device:
         mtu: int | None = None,
         tun: str | int | None = None,
         threads: int | None = None,
+        queues: int | None = None,
         without: Iterable[str] | None = None,
+        keylog: str | None = None,
         name: str | None = None,
     ) -> None:
         key = None if private_key is None else parse_key(private_key, "private_key")
@@ -88,19 +84,21 @@ class Device:
         if mtu is not None:
             number("mtu", mtu, MTU_MIN, _core.MTU_MAX)
         workers, off = count_threads(threads), offloads_off(without)
+        lanes = count_queues(queues, workers) if isinstance(tun, str) or queues is not None else 1
         self._lock = threading.RLock()
         self._closed = self._closing = self._processing = self._up = False
         self._driver: ThreadDriver | LoopDriver | None = None
         self._bound = 0
         self._wall_offset = time.time_ns() - _core.clock_now()
-        self._tun, own_tun, interface = _open_tun(tun, may_use("vnet", off))
+        self._tun, own_tun, interface = open_tun(tun, may_use("vnet", off), lanes > 1)
         self._own_tun = self._tun if own_tun else -1
         self._has_interface = interface is not None
         self.name = name or interface or f"wgfast{next(_numbers)}"
         try:
-            self.core = _core.Core(workers, off)
+            self.core = _core.Core(workers, off, lanes)
             self.control = Control(self.core, self.name)
             self.control.enabled = False
+            self.names = Resolver(self)
             if self._tun >= 0:
                 self.core.set_tun(self._tun)
             if mtu is None and interface and not own_tun:
@@ -108,6 +106,7 @@ class Device:
             else:
                 self.set_mtu(MTU if mtu is None else mtu)
             self.set_private_key(key)
+            self.control.keylog = open_keylog(keylog, self.name)
         except BaseException:
             self._close_tun()
             raise
@@ -229,16 +228,19 @@ class Device:
         *,
         allowed_ips: AllowedIPsArgument = (),
         endpoint: EndpointArgument | None = None,
+        endpoint_host: str | None = None,
         preshared_key: str | Buffer | None = None,
         persistent_keepalive: int | None = None,
     ) -> Peer:
         """Adds a peer. ConfigError names what does not fit, and nothing has changed: every argument is read
-        before the first is applied. A name in `endpoint` is resolved now."""
+        before the first is applied. A name in `endpoint` is resolved now, once; that of `endpoint_host`
+        ("vpn.example.org:51820") soon and whenever it takes, see Peer.endpoint_host."""
         key = parse_key(public_key, "public_key")
         prefixes = parse_allowed_ips(allowed_ips)
         where = None if endpoint is None else parse_endpoint(endpoint)
         psk = None if preshared_key is None else parse_key(preshared_key, "preshared_key")
         seconds = check_keepalive(persistent_keepalive or 0)
+        host = None if endpoint_host is None else parse_endpoint_host(endpoint_host)
         with self.using() as core:
             if key == core.public_key():
                 raise ConfigError(f"public_key: {PublicKey(key)}: is this device's own; a peer has another")
@@ -252,9 +254,11 @@ class Device:
                     core.peer_set_psk(handle, psk)
                 core.peer_set_endpoint(handle, where)
                 core.peer_allow_many(handle, prefixes)
+                if host:
+                    self.names.keep(handle, *host)
                 self.set_keepalive(handle, seconds)
             except BaseException:
-                core.remove_peer(handle)
+                self.drop_peer(handle)
                 raise
             return Peer(self, handle)
 
@@ -282,7 +286,14 @@ class Device:
     def drop_peer(self, handle: int) -> None:
         with self.using() as core:
             self.control.forget(handle)
+            self.names.drop(handle)
             core.remove_peer(handle)
+
+    def set_endpoint(self, handle: int, endpoint: Endpoint | None) -> None:
+        """It has no name any more."""
+        with self.using() as core:
+            self.names.drop(handle)
+            core.peer_set_endpoint(handle, endpoint)
 
     def set_psk(self, handle: int, psk: bytes) -> None:
         """Zeros: none. A changed one counts at once, see Control.set_psk."""
@@ -320,6 +331,7 @@ class Device:
                 peers=info.peers,
                 sessions=info.keypairs,
                 threads=info.threads,
+                queues=info.queues,
                 staged=info.staged,
                 events_waiting=info.events_waiting,
                 packet_memory_ceiling=info.packet_memory_ceiling,
@@ -390,6 +402,9 @@ class Device:
         self._closed = True
         self._up = False
         self.core.close()
+        self.names.stop()
+        if self.control.keylog:
+            self.control.keylog.close()
         self._close_tun()
 
     def _close_tun(self) -> None:
@@ -476,25 +491,3 @@ class Device:
             return self.core.bind(port, self._fwmark)
         except OSError as error:
             raise type(error)(error.errno, f"listen_port {port}: {error.strerror}") from None
-
-
-def _open_tun(tun: str | int | None, vnet: bool) -> tuple[int, bool, str | None]:
-    """Descriptor (-1: none), whether it is ours to close, and the interface's name where there is one."""
-    if tun is None:
-        return -1, False, None
-    if isinstance(tun, str):
-        try:
-            fd, name = _core.tun_open(tun, vnet)
-        except InterfaceError:
-            raise
-        except OSError as error:
-            raise InterfaceError(
-                error.errno,
-                f"tun: {tun!r}: {error.strerror}; creating an interface needs root and /dev/net/tun",
-            ) from None
-        return fd, True, name
-    fd = number("tun", tun, 0, 0x7FFFFFFF)
-    try:
-        return fd, False, _core.tun_name(fd)
-    except OSError:
-        return fd, False, None

@@ -48,10 +48,11 @@ class Interface:
         self._watched = False
 
     @classmethod
-    def open(cls, name: str, vnet: bool = True) -> Interface:
-        """Creates it, down, with the usual MTU; `vnet` as in tun_open. InterfaceError: what is in the way."""
+    def open(cls, name: str, vnet: bool = True, several: bool = False) -> Interface:
+        """Creates it, down, with the usual MTU; `vnet`, `several` as in tun_open. InterfaceError: what is in
+        the way."""
         try:
-            fd, actual = _core.tun_open(name, vnet)
+            fd, actual = _core.tun_open(name, vnet, several)
         except OSError as error:
             raise InterfaceError(f"{name}: {_explain(name, error)}") from error
         try:

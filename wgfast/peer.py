@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import _core
@@ -17,7 +16,9 @@ from .settings import (
     network,
     parse_allowed_ips,
     parse_endpoint,
+    parse_endpoint_host,
 )
+from .stats import PeerStats as PeerStats
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -25,19 +26,6 @@ if TYPE_CHECKING:
     from .device import Device
 
 _NO_KEY = bytes(32)
-
-
-@dataclass(frozen=True, slots=True)
-class PeerStats:
-    """Numbers of one peer at one moment."""
-
-    received_bytes: int  # of UDP payload, handshakes and keepalives included
-    sent_bytes: int
-    received_packets: int  # inner packets
-    sent_packets: int
-    last_handshake: float | None  # seconds since 1970, as time.time(); None: never
-    session_age: float | None  # seconds; None: no session to send with
-    staged: int  # packets waiting for a session
 
 
 class Peer:
@@ -78,14 +66,35 @@ class Peer:
     @property
     def endpoint(self) -> Endpoint | None:
         """Where it is reached: as configured, or from where it was heard last. Set it to "host:port",
-        "[v6]:port", a tuple, an Endpoint or None. ConfigError names what does not fit."""
+        "[v6]:port", a tuple, an Endpoint or None: then it has no `endpoint_host` any more. ConfigError names
+        what does not fit."""
         return self._info().endpoint
 
     @endpoint.setter
     def endpoint(self, value: EndpointArgument | None) -> None:
-        endpoint = None if value is None else parse_endpoint(value)
-        with self._device.using() as core:
-            core.peer_set_endpoint(self._handle, endpoint)
+        self._device.set_endpoint(self._handle, None if value is None else parse_endpoint(value))
+
+    @property
+    def endpoint_host(self) -> str | None:
+        """The name it is reached at, "host:port"; None: it has none. Set it, and a thread of the device's
+        resolves it: now, until that succeeds, and again whenever the peer has been silent for 135 s though it
+        should have answered, so that its address may change. None: the name is dropped, the endpoint stays.
+        ConfigError names what does not fit; that it cannot be resolved is only logged."""
+        self._info()
+        return self._device.names.of(self._handle)
+
+    @endpoint_host.setter
+    def endpoint_host(self, value: str | None) -> None:
+        self._info()
+        if value is None:
+            self._device.names.drop(self._handle)
+        else:
+            self._device.names.keep(self._handle, *parse_endpoint_host(value))
+
+    def resolve(self) -> None:
+        """Has its `endpoint_host` resolved now; does not wait for it. Nothing where there is no name."""
+        self._info()
+        self._device.names.resolve(self._handle)
 
     @property
     def preshared_key(self) -> PresharedKey | None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import socket
 from collections.abc import Iterable
 from typing import Any
 
 from . import _core
 from ._core import Endpoint
 from .errors import ConfigError
+from .resolve import lookup
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Prefix = tuple[int, bytes, int]  # family 4 or 6, address in network order, length in bits
 AllowedIPsArgument = str | Network | Iterable[str | Network]
 EndpointArgument = str | tuple[str, int] | Endpoint
 
+HOST_MAX = 254  # of a name as it is written, with a dot at its end (RFC 1035, section 3.1)
 _WIDTH = {4: 32, 6: 128}
 
 
@@ -31,14 +32,26 @@ def number(field: str, value: Any, low: int, high: int) -> int:
 def count_threads(wanted: int | None) -> int:
     """How many workers: as asked for, else WGFAST_THREADS, else what suits the machine. On two cores one
     thread that serves both directions beats two that wake each other (DESIGN.md)."""
-    if wanted is not None:
-        return number("threads", wanted, 1, _core.THREADS_MAX)
-    text = os.environ.get("WGFAST_THREADS", "")
-    if text:
-        given = int(text) if text.isascii() and text.isdigit() else text
-        return number("WGFAST_THREADS", given, 1, _core.THREADS_MAX)
+    given = _count("threads", wanted, "WGFAST_THREADS", _core.THREADS_MAX)
     cores = len(os.sched_getaffinity(0))
-    return 1 if cores <= 2 else min(cores, 4)
+    return given or (1 if cores <= 2 else min(cores, 4))
+
+
+def count_queues(wanted: int | None, threads: int) -> int:
+    """How many queues an interface of our own has: as asked for, else WGFAST_QUEUES, else one for each thread
+    where there are more than two."""
+    given = _count("queues", wanted, "WGFAST_QUEUES", _core.QUEUES_MAX)
+    return given or (1 if threads <= 2 else min(threads, _core.QUEUES_MAX))
+
+
+def _count(field: str, wanted: int | None, variable: str, most: int) -> int:
+    """0: neither the argument nor the environment says."""
+    if wanted is not None:
+        return number(field, wanted, 1, most)
+    text = os.environ.get(variable, "")
+    if not text:
+        return 0
+    return number(variable, int(text) if text.isascii() and text.isdigit() else text, 1, most)
 
 
 def offloads_off(wanted: Iterable[str] | None) -> int:
@@ -141,19 +154,31 @@ def parse_endpoint(value: EndpointArgument, field: str = "endpoint") -> Endpoint
     if not isinstance(host, str) or not host:
         raise ConfigError(f"{field}: {value!r}: the host must be an address or a name")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except (OSError, UnicodeError) as error:
+        return lookup(host, port)[0]
+    except OSError as error:
         raise ConfigError(f"{field}: {value!r}: cannot resolve {host!r}: {error}") from None
-    for family, _, _, _, address in found:
-        if family in (socket.AF_INET, socket.AF_INET6):
-            scope = f"%{address[3]}" if len(address) == 4 and address[3] else ""
-            return Endpoint(f"{address[0]}".partition("%")[0] + scope, port)
-    raise ConfigError(f"{field}: {value!r}: {host!r} has neither an IPv4 nor an IPv6 address")
+
+
+def parse_endpoint_host(value: str, field: str = "endpoint_host") -> tuple[str, int]:
+    """(host, port) of "host:port" or "[v6]:port", to be resolved by whoever keeps it. ConfigError as above,
+    and for what no name server could be asked for."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{field}: {value!r}: expected 'host:port' or '[v6]:port'")
+    host, port = _split_endpoint(value, field)
+    if not 1 <= port <= 65535:
+        raise ConfigError(f"{field}: {value!r}: the port must be 1 to 65535")
+    if not 1 <= len(host) <= HOST_MAX or not host.isprintable() or any(c.isspace() for c in host):
+        raise ConfigError(f"{field}: {value!r}: a name has 1 to {HOST_MAX} characters, none of them blank")
+    return host, port
 
 
 def _split_endpoint(text: str, field: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not colon or not (port.isascii() and port.isdigit()) or (":" in host and not bracketed):
+    if (
+        not colon
+        or not (port.isascii() and port.isdigit() and len(port) < 10)
+        or (":" in host and not bracketed)
+    ):
         raise ConfigError(f"{field}: {text!r}: expected 'host:port' or '[v6]:port'")
     return host[1:-1] if bracketed else host, int(port)

@@ -4,6 +4,10 @@ A request is lines of key=value that end with an empty line. `get=1` is answered
 peers, `set=1` changes them; every answer ends with errno=N and an empty line. A set is read and checked
 whole (parse_set) before any of it is done (uapi_apply.py): a refused one changes nothing. Nothing here
 touches a socket; uapi_server.py does.
+
+Two things are wgfast's own. `wgfast=1` is answered by what `get=1` has no keys for (statistics). A peer's
+endpoint_host=NAME:PORT in a set is resolved here, again and again, and shown by get=1, where tools pass over
+what they do not know; an empty one, and an endpoint line after it, drop the name.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from wgfast import __version__, _core, settings
 from wgfast._core import Endpoint
 from wgfast.errors import ConfigError, PeerRemovedError
+from wgfast.resolve import format_name
 
 if TYPE_CHECKING:
     from wgfast.device import Device
@@ -51,6 +57,7 @@ class PeerBlock:
     update_only: bool = False
     preshared_key: bytes | None = None
     endpoint: Endpoint | None = None
+    endpoint_host: str | None = None  # "": its name is dropped, as by an endpoint alone
     persistent_keepalive: int | None = None
     replace_allowed_ips: bool = False
     allowed_ips: dict[Prefix, bool] = field(default_factory=dict)  # True: add, False: take away
@@ -190,6 +197,16 @@ def parse_endpoint(value: str) -> Endpoint:
     return Endpoint(f"{host}%{index}" if index else host, number)
 
 
+def check_endpoint_host(value: str) -> str:
+    """NAME:port or [v6]:port; that the name exists is not asked here."""
+    if len(value) > 2 * settings.HOST_MAX:
+        raise UapiError(errno.EINVAL, f"endpoint_host: {len(value)} characters: a name is shorter")
+    try:
+        return format_name(*settings.parse_endpoint_host(value))
+    except ConfigError as error:
+        raise UapiError(errno.EINVAL, str(error)) from None
+
+
 def _scope_index(endpoint: str, scope: str) -> int:
     if scope.isascii() and scope.isdigit():
         return parse_number("endpoint's scope", scope, 0xFFFFFFFF)
@@ -234,6 +251,11 @@ def _preshared_key(peer: PeerBlock, value: str) -> None:
 
 def _endpoint(peer: PeerBlock, value: str) -> None:
     peer.endpoint = parse_endpoint(value)
+    peer.endpoint_host = None
+
+
+def _endpoint_host(peer: PeerBlock, value: str) -> None:
+    peer.endpoint_host = check_endpoint_host(value) if value else ""
 
 
 def _persistent_keepalive(peer: PeerBlock, value: str) -> None:
@@ -268,6 +290,7 @@ _PEER_KEYS: Final[dict[str, Callable[[PeerBlock, str], None]]] = {
     "update_only": _update_only,
     "preshared_key": _preshared_key,
     "endpoint": _endpoint,
+    "endpoint_host": _endpoint_host,
     "persistent_keepalive_interval": _persistent_keepalive,
     "replace_allowed_ips": _replace_allowed_ips,
     "allowed_ip": _allowed_ip,
@@ -289,10 +312,14 @@ def dump(device: Device) -> Iterator[bytes]:
         lines.append(f"listen_port={device.listen_port}\n")
     if device.fwmark:
         lines.append(f"fwmark={device.fwmark}\n")
+    yield from _by_peer(device, lines, _dump_peer)
+
+
+def _by_peer(device: Device, lines: list[str], dump_one: Callable[[Device, int], str]) -> Iterator[bytes]:
     size = 0
     for handle in device.core.peers():
         try:
-            text = _dump_peer(device, handle)
+            text = dump_one(device, handle)
         except PeerRemovedError:
             continue
         lines.append(text)
@@ -307,6 +334,7 @@ def dump(device: Device) -> Iterator[bytes]:
 def _dump_peer(device: Device, handle: int) -> str:
     info = device.core.peer_info(handle)
     endpoint = f"endpoint={format_endpoint(info.endpoint)}\n" if info.endpoint else ""
+    endpoint += _dump_host(device, handle)
     psk = device.core.peer_psk(handle) if info.has_psk else _ZERO_KEY
     seconds, nanoseconds = divmod(device.wall_of(info.handshake_at) if info.handshake_at else 0, 10**9)
     allowed = "".join(
@@ -324,6 +352,42 @@ def _dump_peer(device: Device, handle: int) -> str:
         f"rx_bytes={info.received_bytes}\n"
         f"persistent_keepalive_interval={info.persistent_keepalive}\n"
         f"{allowed}"
+    )
+
+
+def _dump_host(device: Device, handle: int) -> str:
+    host = device.names.of(handle)
+    return f"endpoint_host={host}\n" if host else ""
+
+
+# ---- wgfast ----
+
+
+def statistics(device: Device) -> Iterator[bytes]:
+    """The answer to `wgfast=1` without its errno: numbers of the device, why packets were dropped, what the
+    offloads do, then the peers. In pieces, and each peer in its turn, as in dump."""
+    stats = device.statistics()
+    lines = [
+        f"version={__version__}\n",
+        f"threads={stats.threads}\n",
+        f"sessions={stats.sessions}\n",
+        f"staged={stats.staged}\n",
+        f"packet_memory_ceiling={stats.packet_memory_ceiling}\n",
+        f"aead_kernel={_core.aead_kernel()}\n",
+    ]
+    lines += [f"drop_{reason}={count}\n" for reason, count in stats.drops.items()]
+    lines += [f"offload_{name}={state}\n" for name, state in device.offloads().items()]
+    yield from _by_peer(device, lines, _peer_statistics)
+
+
+def _peer_statistics(device: Device, handle: int) -> str:
+    info = device.core.peer_info(handle)
+    return (
+        f"public_key={info.public_key.hex()}\n"
+        f"sent_packets={info.sent_packets}\n"
+        f"received_packets={info.received_packets}\n"
+        f"staged={info.staged}\n"
+        f"{_dump_host(device, handle)}"
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from wgfast import _core
 from wgfast.errors import PeerRemovedError
+from wgfast.settings import parse_endpoint_host
 from wgfast.uapi import PeerBlock, Prefix, SetRequest, UapiError
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ class _Peers:
         if not handle:
             handle = self._device.ensure_peer(block.public_key)
         self._set_secrets(handle, block, reset)
-        if block.endpoint is not None or reset:
-            self._core.peer_set_endpoint(handle, block.endpoint)
+        self._set_endpoint(handle, block, reset)
         self._set_allowed_ips(handle, block, reset)
         # Last: switching it on sends a packet, which wants all the rest.
         if block.persistent_keepalive is not None or reset:
@@ -121,6 +121,17 @@ class _Peers:
             # A new peer would have no session of the old key.
             self._core.peer_zero_keys(handle)
         self._device.set_psk(handle, psk)
+
+    def _set_endpoint(self, handle: int, block: PeerBlock, reset: bool) -> None:
+        host = block.endpoint_host
+        # A peer that only keeps the name it had keeps its endpoint until there is news of that name.
+        keeps = bool(host) and host == self._device.names.of(handle)
+        if block.endpoint is not None or (reset and not keeps):
+            self._core.peer_set_endpoint(handle, block.endpoint)
+        if host:
+            self._device.names.keep(handle, *parse_endpoint_host(host))
+        elif host == "" or block.endpoint is not None or reset:
+            self._device.names.drop(handle)
 
     def _set_allowed_ips(self, handle: int, block: PeerBlock, reset: bool) -> None:
         wanted = [prefix for prefix, add in block.allowed_ips.items() if add]

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from wgfast import uapi, uapi_apply
+from wgfast.log import about
 
 if TYPE_CHECKING:
     from wgfast.device import Device
@@ -23,36 +24,44 @@ log = logging.getLogger("wgfast")
 REQUEST_MAX: Final = 32 << 20  # 10,000 peers and 65,000 allowed IPs are 6 MB
 CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 18
-_OPERATIONS: Final = (b"get=1\n", b"set=1\n")
-_OPERATION_SIZE: Final = 6
+_GET: Final = b"get=1\n"
+_SET: Final = b"set=1\n"
+_WGFAST: Final = b"wgfast=1\n"
+_OPERATIONS: Final = (_GET, _SET, _WGFAST)
 
 Respond = Callable[[bytes], Iterator[bytes]]
 
 
 def respond(device: Device, interface: str, request: bytes) -> Iterator[bytes]:
     """The answer to one whole request, in pieces. Whatever goes wrong becomes an errno."""
-    operation = request[:_OPERATION_SIZE]
+    setting = request.startswith(_SET)
     code = 0
     try:
-        if operation == b"get=1\n":
-            if request[_OPERATION_SIZE:] != b"\n":
-                raise uapi.UapiError(errno.EINVAL, "get=1: an empty line was expected next")
-            yield from uapi.dump(device)
-        elif operation == b"set=1\n":
-            uapi_apply.apply(device, uapi.parse_set(request[_OPERATION_SIZE:-1]))
+        if setting:
+            uapi_apply.apply(device, uapi.parse_set(request[len(_SET) : -1]))
         else:
-            raise uapi.UapiError(errno.EINVAL, f"{request[:40]!r}: neither get=1 nor set=1")
+            yield from _show(device, request)
     except uapi.UapiError as error:
-        log.error("%s: UAPI: %s", interface, error)
+        log.error("%s: UAPI: %s", interface, error, extra=about("uapi_refused", errno=error.errno))
         code = error.errno
     except OSError as error:
-        log.error("%s: UAPI: %s", interface, error)
+        log.error("%s: UAPI: %s", interface, error, extra=about("uapi_refused", errno=error.errno))
         code = error.errno or errno.EIO
     except Exception:  # a mistake of ours must not end the tunnel
         log.exception("%s: UAPI", interface)
         code = errno.EIO
     # wg reads a set's errno negative, as wireguard-go writes it, and a get's as digits only.
-    yield b"errno=%d\n\n" % (-code if operation == b"set=1\n" else code)
+    yield b"errno=%d\n\n" % (-code if setting else code)
+
+
+def _show(device: Device, request: bytes) -> Iterator[bytes]:
+    for operation, answer in ((_GET, uapi.dump), (_WGFAST, uapi.statistics)):
+        if request.startswith(operation):
+            if request[len(operation) :] != b"\n":
+                what = operation.decode().strip()
+                raise uapi.UapiError(errno.EINVAL, f"{what}: an empty line was expected next")
+            return answer(device)
+    raise uapi.UapiError(errno.EINVAL, f"{request[:40]!r}: none of get=1, set=1 and wgfast=1")
 
 
 class UapiServer:
@@ -150,7 +159,7 @@ class _Client:
         inbox = self._inbox
         if not inbox:
             return None
-        if not any(operation.startswith(inbox[:_OPERATION_SIZE]) for operation in _OPERATIONS):
+        if not any(operation.startswith(inbox[: len(operation)]) for operation in _OPERATIONS):
             # There is no telling where the next request would begin.
             self._ended = True
             return self._respond(self._take(len(inbox)))

@@ -162,13 +162,13 @@ static inline void calm_down(void)
 	}
 }
 
-static inline void open_end(struct end *end, uint8_t number)
+static inline void open_end_of(struct end *end, uint8_t number, uint32_t queues)
 {
-	*end = (struct end){.device = new_device(), .number = number, .name = "wgvnet%d"};
+	*end = (struct end){.device = new_device_of(queues), .number = number, .name = "wgvnet%d"};
 	CHECK(unshare(CLONE_NEWNET) == 0);
 	end->namespace = open_namespace();
 	calm_down();
-	end->tun = wgf_link_open(end->name, true);
+	end->tun = wgf_link_open(end->name, true, queues > 1);
 	CHECK(end->tun >= 0 && wgf_link_has_vnet(end->tun) == 1 && wgf_tun_adopt(end->device, end->tun) == 0);
 	CHECK(wgf_link_set_mtu(end->tun, MTU) == 0);
 	end->netlink = open_netlink(-1);
@@ -178,16 +178,21 @@ static inline void open_end(struct end *end, uint8_t number)
 	device = end->device;
 }
 
+static inline void open_end(struct end *end, uint8_t number)
+{
+	open_end_of(end, number, 1);
+}
+
 static inline void close_end(struct end *end)
 {
-	atomic_store(&end->device->tun.fd, -1);
+	atomic_store(&end->device->tun.queues[0].fd, -1);
 	close(end->tun);
+	free_device(end->device); /* and with it the queues it has opened */
 	enter(end);
 	CHECK(if_nametoindex(end->name) == 0); /* the interface was the descriptor's, and still is when that was replaced */
 	enter(NULL);
 	close(end->netlink);
 	close(end->namespace);
-	free_device(end->device);
 }
 
 static inline void delete_link(void)
@@ -222,7 +227,7 @@ static inline void check_reads_datagrams(struct end *end, int version, uint32_t 
 	size_t at = 0;
 	wgf_batch_reset(batch, 0);
 	batch->limit = limit;
-	while (clear(batch), wgf_tun_read(end->device, batch) > 0)
+	while (clear(batch), wgf_tun_read(end->device, end->device->tun.queues, batch) > 0)
 		for (uint32_t i = 0; i < batch->count; i++) {
 			const uint8_t *p = batch->packets[i].inner;
 			size_t headers = transport_of(p) + 8, n = payload - at < size ? payload - at : size;
@@ -274,7 +279,7 @@ static inline void check_writes_datagrams(struct end *end, int version, uint32_t
 static inline uint32_t carry(struct end *from, struct end *to)
 {
 	wgf_batch_reset(batch, 0);
-	if (wgf_tun_read(from->device, batch) <= 0)
+	if (wgf_tun_read(from->device, from->device->tun.queues, batch) <= 0)
 		return 0;
 	for (uint32_t i = 0; i < batch->count; i++) {
 		const uint8_t *p = batch->packets[i].inner;

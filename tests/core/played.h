@@ -192,7 +192,7 @@ static inline void feed_single(struct flow *flow, size_t payload)
 /* All that was fed is taken; next time from the beginning. */
 static inline void fed_all(void)
 {
-	CHECK(dev.in_first == dev.in_n && wgf_super_next_length(&device->tun.reading.super) == 0);
+	CHECK(dev.in_first == dev.in_n && wgf_super_next_length(&device->tun.queues[0].reading.super) == 0);
 	dev.in_first = dev.in_n = dev.reads = 0;
 }
 

@@ -11,21 +11,27 @@
 
 static struct wgf_device *device;
 
-static inline struct wgf_device *new_device(void)
+static inline struct wgf_device *new_device_of(uint32_t queues)
 {
 	size_t ceiling = 0;
 	struct wgf_device *made = aligned_alloc(_Alignof(struct wgf_device), sizeof(*made));
 	CHECK(made);
 	memset(made, 0, sizeof(*made));
-	atomic_store(&made->tun.fd, -1);
+	for (uint32_t i = 0; i < WGF_QUEUES_MAX; i++)
+		atomic_store(&made->tun.queues[i].fd, -1);
 	CHECK(wgf_epoch_init(&made->epoch) == 0);
-	CHECK(wgf_tun_init(&made->tun, &ceiling) == 0 && ceiling > WGF_SUPER_MAX);
+	CHECK(wgf_tun_init(&made->tun, queues, 1, &made->epoch, &ceiling) == 0 && ceiling > WGF_SUPER_MAX);
 	return made;
+}
+
+static inline struct wgf_device *new_device(void)
+{
+	return new_device_of(1);
 }
 
 static inline void free_device(struct wgf_device *made)
 {
-	wgf_tun_destroy(&made->tun);
+	wgf_tun_destroy(&made->tun, &made->epoch);
 	wgf_epoch_destroy(&made->epoch);
 	free(made);
 }

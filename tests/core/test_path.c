@@ -1,92 +1,14 @@
-/* The whole path between two devices in one process: real UDP over loopback, Unix datagram pairs as
- * interfaces, two workers each. Sessions are made from one shared chaining key instead of a handshake, which
- * is Python's. Checks that everything arrives once, in order, byte for byte, that packets sent before
+/* The whole path between two devices in one process (path.h). Checks that everything arrives once, in order, byte for byte, that packets sent before
  * there was a session leave when there is one, and that a device goes away under traffic. */
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "bytes.h"
-#include "check.h"
-#include "wgfast.h"
-#include "worker.h"
+#include "path.h"
 
-enum { WINDOW = 48, PACKETS = 4000, HEADER = 20, INNER_MAX = 1420 };
-
-struct end {
-	struct wgf_device *device;
-	int inner;       /* our end of the interface */
-	uint16_t port;
-	uint64_t peer;   /* the other end, as a peer */
-	uint8_t key;     /* stands for its public key */
-	uint8_t address; /* 10.0.0.x */
-};
-
-static void make_end(struct end *end, uint8_t number)
-{
-	int pair[2];
-	uint8_t key[WGF_KEY_SIZE] = {number};
-	struct wgf_device_options options = {.threads = 2};
-	end->device = wgf_device_create(&options);
-	CHECK(end->device);
-	CHECK(!socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
-	end->inner = pair[1];
-	end->key = number;
-	end->address = number;
-	CHECK(!wgf_device_set_identity(end->device, key, key));
-	CHECK(!wgf_device_set_tun(end->device, pair[0]));
-	CHECK(!wgf_device_bind(end->device, 0, 0, &end->port));
-	CHECK(!wgf_device_start(end->device));
-}
-
-static void meet(struct end *end, const struct end *other)
-{
-	uint8_t key[WGF_KEY_SIZE] = {other->key}, address[4] = {10, 0, 0, other->address};
-	struct wgf_endpoint endpoint = {.address = {127, 0, 0, 1}, .port = other->port, .family = 4};
-	CHECK(!wgf_device_add_peer(end->device, key, &end->peer));
-	CHECK(!wgf_peer_set_endpoint(end->device, end->peer, &endpoint));
-	CHECK(!wgf_peer_allow(end->device, end->peer, WGF_IPV4, address, 32));
-}
-
-static struct wgf_handshake *same_chain(void)
-{
-	struct wgf_handshake *hs = wgf_handshake_take();
-	CHECK(hs);
-	memset(hs->chain, 7, sizeof hs->chain);
-	return hs;
-}
-
-static void begin_session(struct end *initiator, struct end *responder)
-{
-	struct wgf_handshake *a = same_chain(), *b = same_chain();
-	uint32_t index_a, index_b;
-	uint64_t now = wgf_clock_now();
-	CHECK(!wgf_peer_begin_handshake(initiator->device, initiator->peer, &index_a));
-	CHECK(!wgf_peer_begin_answer(responder->device, responder->peer, &index_b));
-	CHECK(!wgf_peer_begin_session_responder(responder->device, responder->peer, b, index_b, index_a, now));
-	CHECK(!wgf_peer_begin_session_initiator(initiator->device, initiator->peer, a, index_a, index_b, now));
-	wgf_handshake_give(a);
-	wgf_handshake_give(b);
-}
-
-static size_t make_packet(uint8_t *packet, const struct end *from, const struct end *to, uint32_t number)
-{
-	size_t len = HEADER + 4 + number * 37 % (INNER_MAX - HEADER - 4);
-	memset(packet, 0, HEADER);
-	packet[0] = 0x45;
-	wgf_store_be16(packet + 2, (uint16_t)len);
-	packet[8] = 64;
-	packet[9] = 253; /* for experiments, RFC 3692 */
-	memcpy(packet + 12, (uint8_t[]){10, 0, 0, from->address}, 4);
-	memcpy(packet + 16, (uint8_t[]){10, 0, 0, to->address}, 4);
-	wgf_store_be32(packet + HEADER, number);
-	for (size_t i = HEADER + 4; i < len; i++)
-		packet[i] = (uint8_t)(number + i);
-	return len;
-}
+enum { PACKETS = 4000 };
 
 struct flow {
 	struct end *from, *to;
@@ -133,15 +55,6 @@ static void both_ways(struct end *a, struct end *b, uint32_t first, uint32_t cou
 	}
 	for (size_t i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
-}
-
-static uint64_t all_drops(struct wgf_device *device)
-{
-	uint64_t counts[WGF_DROP_COUNT], sum = 0;
-	CHECK(!wgf_device_drops(device, counts));
-	for (size_t i = 0; i < WGF_DROP_COUNT; i++)
-		sum += counts[i];
-	return sum;
 }
 
 /* Packets written before there is a session wait, and come first when there is one. */

@@ -21,7 +21,7 @@ static void test_adopt_refuses(void)
 	CHECK(wgf_tun_adopt(device, udp) == -EBADF);
 	CHECK(socketpair(AF_UNIX, SOCK_STREAM, 0, pair) == 0);
 	CHECK(wgf_tun_adopt(device, pair[0]) == -EPROTOTYPE);
-	CHECK(atomic_load(&device->tun.fd) == -1);
+	CHECK(atomic_load(&device->tun.queues[0].fd) == -1);
 	close(pair[0]);
 	close(pair[1]);
 }
@@ -29,7 +29,7 @@ static void test_adopt_refuses(void)
 static int read_tun(struct wgf_batch *batch)
 {
 	clear(batch);
-	return wgf_tun_read(device, batch);
+	return wgf_tun_read(device, device->tun.queues, batch);
 }
 
 static void test_pair_read(int other, struct wgf_batch *in)
@@ -60,10 +60,10 @@ static void test_pair_limits(int other, struct wgf_batch *in)
 		CHECK(send(other, bytes, 40, 0) == 40);
 	clear(in); /* calls go on filling a batch until it is full */
 	for (int i = 0; i < 4; i++)
-		CHECK(wgf_tun_read(device, in) == READS);
-	CHECK(in->count == WGF_BATCH_PACKETS && wgf_tun_read(device, in) == 0);
+		CHECK(wgf_tun_read(device, device->tun.queues, in) == READS);
+	CHECK(in->count == WGF_BATCH_PACKETS && wgf_tun_read(device, device->tun.queues, in) == 0);
 	in->limit = 7;
-	CHECK(read_tun(in) == 7 && wgf_tun_read(device, in) == 0);
+	CHECK(read_tun(in) == 7 && wgf_tun_read(device, device->tun.queues, in) == 0);
 	in->limit = WGF_BATCH_PACKETS;
 	CHECK(read_tun(in) == 300 - 256 - 7 && read_tun(in) == 0);
 	/* What is refused is read as well, and as often: it must not hold the thread. */
@@ -140,7 +140,7 @@ static void test_pair(int type)
 	wgf_tun_write(device, batch);
 	CHECK(drops(WGF_DROP_RECEIVE_INNER_REFUSED) == 3 && all_drops() == 0);
 	wgf_tun_write_one(device, (const uint8_t *)"x", 1);
-	atomic_store(&device->tun.fd, -1);
+	atomic_store(&device->tun.queues[0].fd, -1);
 	close(pair[0]);
 	free_batch(batch);
 }
@@ -196,7 +196,7 @@ static void test_tun_moves(int tun, char *name, int there)
 	close(here);
 	char same[IFNAMSIZ];
 	memcpy(same, name, IFNAMSIZ);
-	int impostor = wgf_link_open(same, true);
+	int impostor = wgf_link_open(same, true, false);
 	CHECK(impostor >= 0 && strcmp(same, name) == 0 && wgf_link_set_mtu(impostor, 1234) == 0);
 	CHECK(wgf_link_mtu(tun) == 1380 && wgf_link_mtu(impostor) == 1234);
 	CHECK(wgf_link_is_up(tun) == 0);
@@ -234,17 +234,17 @@ static void test_tun(void)
 	CHECK(unshare(CLONE_NEWNET) == 0);
 	switch_ipv6_off();
 	char name[IFNAMSIZ] = "wgport%d", now[IFNAMSIZ], taken[IFNAMSIZ] = "wgport0";
-	int tun = wgf_link_open(name, true);
+	int tun = wgf_link_open(name, true, false);
 	CHECK(tun >= 0 && strcmp(name, "wgport0") == 0);
-	CHECK(wgf_link_open(taken, false) == -EBUSY);
+	CHECK(wgf_link_open(taken, false, false) == -EBUSY);
 	memset(taken, 'x', sizeof(taken)); /* no end */
-	CHECK(wgf_link_open(taken, false) == -ENAMETOOLONG);
+	CHECK(wgf_link_open(taken, false, false) == -ENAMETOOLONG);
 	CHECK(wgf_tun_adopt(device, tun) == 0 && !atomic_load(&device->tun.is_socket));
 	CHECK(wgf_link_name(tun, now) == 0 && strcmp(now, name) == 0);
 	CHECK(wgf_link_mtu(tun) == 1500 && wgf_link_set_mtu(tun, 10) == -EINVAL);
 	test_tun_packets(tun, name);
 	test_tun_moves(tun, name, there);
-	atomic_store(&device->tun.fd, -1);
+	atomic_store(&device->tun.queues[0].fd, -1);
 	close(tun);
 	close(there);
 }

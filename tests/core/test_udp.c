@@ -38,19 +38,19 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t size)
 static void test_open(void)
 {
 	struct wgf_udp *a, *b;
-	CHECK(wgf_udp_open(&a, 0, 0) == 0);
+	CHECK(wgf_udp_open(&a, 0, 0, NULL) == 0);
 	CHECK(a->port != 0 && a->fd4 >= 0 && !a->gro);
 	CHECK(fcntl(a->fd4, F_GETFL) & O_NONBLOCK && fcntl(a->fd4, F_GETFD) & FD_CLOEXEC);
-	CHECK(wgf_udp_open(&b, a->port, 0) == -EADDRINUSE);
-	CHECK(wgf_udp_set_mark(a, 7) == (geteuid() ? -EPERM : 0) && wgf_udp_set_mark(a, 0) <= 0);
+	CHECK(wgf_udp_open(&b, a->port, 0, NULL) == -EADDRINUSE);
+	CHECK(wgf_udp_set_mark(a, 7, NULL) == (geteuid() ? -EPERM : 0) && wgf_udp_set_mark(a, 0, NULL) <= 0);
 	uint16_t port = a->port;
 	wgf_udp_close(a);
-	CHECK(wgf_udp_open(&b, port, 0) == 0 && b->port == port);
+	CHECK(wgf_udp_open(&b, port, 0, NULL) == 0 && b->port == port);
 	if (geteuid() == 0) {
 		struct wgf_udp *marked;
 		uint32_t mark = 0;
 		socklen_t size = sizeof(mark);
-		CHECK(wgf_udp_open(&marked, 0, 0x80000001) == 0);
+		CHECK(wgf_udp_open(&marked, 0, 0x80000001, NULL) == 0);
 		CHECK(getsockopt(marked->fd4, SOL_SOCKET, SO_MARK, &mark, &size) == 0 && mark == 0x80000001);
 		wgf_udp_close(marked);
 	}
@@ -69,7 +69,7 @@ static int option_of(int fd, int option)
 static bool try_anew(void)
 {
 	struct wgf_udp *udp;
-	CHECK(wgf_udp_open(&udp, 0, 0) == 0);
+	CHECK(wgf_udp_open(&udp, 0, 0, NULL) == 0);
 	wgf_udp_try_offloads(udp, &device->offloads);
 	bool gro = udp->gro;
 	/* Never on one of them alone, or it would receive what nobody takes apart. */
@@ -270,7 +270,7 @@ static void test_threads(void)
 {
 	pthread_t threads[4];
 	_Atomic uint32_t left = 8 * THREAD_BATCHES;
-	CHECK(wgf_udp_open(&shared, 0, 0) == 0);
+	CHECK(wgf_udp_open(&shared, 0, 0, NULL) == 0);
 	refuse(0, 0);
 	for (size_t i = 0; i < 4; i++)
 		CHECK(pthread_create(&threads[i], NULL, i < 2 ? send_batches : receive_batches, &left) == 0);
@@ -284,7 +284,7 @@ static void test_udp(void)
 {
 	struct wgf_udp *a, *b;
 	struct wgf_batch *out = make_batch(65536), *in = make_batch(65536);
-	CHECK(wgf_udp_open(&a, 0, 0) == 0 && wgf_udp_open(&b, 0, 0) == 0);
+	CHECK(wgf_udp_open(&a, 0, 0, NULL) == 0 && wgf_udp_open(&b, 0, 0, NULL) == 0);
 	if (a->fd6 < 0) {
 		printf("test_udp: left out: UDP, because this system has no IPv6\n");
 		return;

@@ -231,7 +231,7 @@ static void test_overflow(struct wgf_udp *a, struct wgf_udp *b, struct wgf_batch
 static void test_gro(struct check_random *random)
 {
 	struct wgf_udp *a, *b;
-	CHECK(wgf_udp_open(&a, 0, 0) == 0 && wgf_udp_open(&b, 0, 0) == 0);
+	CHECK(wgf_udp_open(&a, 0, 0, NULL) == 0 && wgf_udp_open(&b, 0, 0, NULL) == 0);
 	wgf_udp_try_offloads(a, &device->offloads);
 	wgf_udp_try_offloads(b, &device->offloads);
 	if (b->gro && wgf_offload_active(&device->offloads, WGF_OFFLOAD_SEGMENT)) {

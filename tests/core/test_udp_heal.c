@@ -458,7 +458,7 @@ int main(void)
 {
 	dice = check_random_begin("udp_heal");
 	make_device();
-	CHECK(wgf_udp_open(&from, 0, 0) == 0 && wgf_udp_open(&to, 0, 0) == 0 && wgf_udp_open(&elsewhere, 0, 0) == 0);
+	CHECK(wgf_udp_open(&from, 0, 0, NULL) == 0 && wgf_udp_open(&to, 0, 0, NULL) == 0 && wgf_udp_open(&elsewhere, 0, 0, NULL) == 0);
 	wgf_udp_try_offloads(from, &device->offloads);
 	peers = make_peers(PEERS);
 	out = make_pool_batch((size_t)WGF_BATCH_PACKETS * 2048);

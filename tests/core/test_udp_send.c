@@ -114,7 +114,7 @@ static void test_unreachable(void)
 	struct wgf_batch *out = make_batch(100);
 	struct wgf_endpoint far4 = {.address = {192, 0, 2, 1}, .port = 9, .family = 4};
 	struct wgf_endpoint far6 = {.address = {0x20, 1, 0x0d, 0xb8}, .port = 9, .family = 6};
-	CHECK(wgf_udp_open(&udp, 0, 0) == 0);
+	CHECK(wgf_udp_open(&udp, 0, 0, NULL) == 0);
 	for (int i = 0; i < 3; i++) {
 		give_bad_source(&far4, 5);
 		put(out, far4, 20, 1);
@@ -336,7 +336,7 @@ static void test_switched_off(const struct ports *ports)
 static void test_together(struct check_random *random, struct ports *ports)
 {
 	struct wgf_batch *apart = make_batch(65536), *side_by_side = make_pool_batch((size_t)WGF_BATCH_PACKETS * 65536);
-	CHECK(wgf_udp_open(&ports->elsewhere, 0, 0) == 0);
+	CHECK(wgf_udp_open(&ports->elsewhere, 0, 0, NULL) == 0);
 	wgf_udp_try_offloads(ports->from, &device->offloads);
 	if (wgf_offload_active(&device->offloads, WGF_OFFLOAD_SEGMENT)) {
 		for (int i = 0; i < 2; i++) {
@@ -359,7 +359,7 @@ static void test_send(struct check_random *random)
 {
 	struct ports ports = {.peers = make_peers(2), .in = make_batch(65536)};
 	struct wgf_batch *out = make_batch(65536);
-	CHECK(wgf_udp_open(&ports.from, 0, 0) == 0 && wgf_udp_open(&ports.to, 0, 0) == 0);
+	CHECK(wgf_udp_open(&ports.from, 0, 0, NULL) == 0 && wgf_udp_open(&ports.to, 0, 0, NULL) == 0);
 	if (ports.from->fd6 < 0) {
 		printf("test_udp_send: left out, because this system has no IPv6\n");
 		return;

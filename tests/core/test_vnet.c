@@ -40,7 +40,7 @@ static void test_adopt(void)
 static int read_tun(struct wgf_batch *batch)
 {
 	clear(batch);
-	int n = wgf_tun_read(device, batch);
+	int n = wgf_tun_read(device, device->tun.queues, batch);
 	CHECK(n < 0 || n == (int)batch->count);
 	CHECK(batch->count <= batch->limit);
 	return n;

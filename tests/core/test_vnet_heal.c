@@ -105,7 +105,7 @@ static void test_deleted(void)
 	until_deletion = 4;
 	CHECK(write_some(end, 10) == 10 - 3 && all_drops() == 0);
 	wgf_batch_reset(batch, 0);
-	CHECK(wgf_tun_read(end->device, batch) == -ENODEV);
+	CHECK(wgf_tun_read(end->device, end->device->tun.queues, batch) == -ENODEV);
 	wgf_tun_write_one(end->device, (const uint8_t *)"x", 1);
 	CHECK(write_some(end, 100) == 100 && atomic_load(&device->tun.vnet));
 	close_end(end);
@@ -209,7 +209,7 @@ static void *read_on(void *argument)
 	struct wgf_batch *own = make_batch(2048);
 	while (!atomic_load(&stop)) {
 		clear(own);
-		CHECK(wgf_tun_read(end->device, own) >= 0); /* it never seems to have gone */
+		CHECK(wgf_tun_read(end->device, end->device->tun.queues, own) >= 0); /* it never seems to have gone */
 		for (uint32_t i = 0; i < own->count; i++)
 			if (own->packets[i].inner[9] == UDP) {
 				CHECK(is_right(own->packets[i].inner, own->packets[i].inner_len));

@@ -41,12 +41,12 @@ static void test_refused_at_open(void)
 	struct end end;
 	char name[IFNAMSIZ] = "wgless0";
 	refuse_control(TUNSETIFF, IFF_VNET_HDR, EINVAL); /* the system knows no headers */
-	int fd = wgf_link_open(name, true);
+	int fd = wgf_link_open(name, true, false);
 	CHECK(fd >= 0 && wgf_link_has_vnet(fd) == 0);
 	close(fd);
 	refuse_control(TUNSETIFF, IFF_VNET_HDR, EPERM);
-	CHECK(wgf_link_open(name, true) == -EPERM);
-	fd = wgf_link_open(name, false);
+	CHECK(wgf_link_open(name, true, false) == -EPERM);
+	fd = wgf_link_open(name, false, false);
 	CHECK(fd >= 0 && wgf_link_has_vnet(fd) == 0);
 	close(fd);
 	refuse_control(TUNSETOFFLOAD, USO_BITS, EINVAL);
@@ -66,7 +66,7 @@ static void test_left_with_offloads(void)
 	CHECK(ioctl(end.tun, TUNSETPERSIST, 1) == 0);
 	close(end.tun);
 	enter(&end);
-	end.tun = wgf_link_open(end.name, false);
+	end.tun = wgf_link_open(end.name, false, false);
 	enter(NULL);
 	CHECK(end.tun >= 0 && wgf_link_has_vnet(end.tun) == 0);
 	forget_offloads();

@@ -107,7 +107,7 @@ static void test_write_one(void)
 	begin(false, 0, 0);
 	wgf_tun_write_one(device, packet, sizeof(packet));
 	CHECK(dev.out_n == 1 && dev.out_len[0] == sizeof(packet) && memcmp(dev.out[0], packet, sizeof(packet)) == 0);
-	atomic_store(&device->tun.fd, -1);
+	atomic_store(&device->tun.queues[0].fd, -1);
 	wgf_tun_write_one(device, packet, sizeof(packet));
 	CHECK(dev.writes == 1 && all_drops() == 0);
 }

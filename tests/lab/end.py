@@ -62,10 +62,15 @@ class End:
     # Life
 
     def start(
-        self, *options: str, log_level: str = "verbose", environ: Mapping[str, str] | None = None
+        self,
+        *options: str,
+        log_level: str = "verbose",
+        environ: Mapping[str, str] | None = None,
+        keep: Sequence[int] = (),
     ) -> End:
-        """Runs the daemon in the foreground, where its exit status and its log can be seen."""
-        self.process = self._spawn(("-f", *options), log_level, environ)
+        """Runs the daemon in the foreground, where its exit status and its log can be seen. It inherits the
+        descriptors in `keep`."""
+        self.process = self._spawn(("-f", *options), log_level, environ, keep)
         wait_until(self._answers, f"{self.implementation.name} {self.interface}: its socket")
         return self
 
@@ -74,13 +79,18 @@ class End:
         return self._spawn((), log_level).wait(10)
 
     def _spawn(
-        self, options: Sequence[str], log_level: str, environ: Mapping[str, str] | None = None
+        self,
+        options: Sequence[str],
+        log_level: str,
+        environ: Mapping[str, str] | None = None,
+        keep: Sequence[int] = (),
     ) -> Process:
         return self.namespace.spawn(
             *self.implementation.argv,
             *options,
             self.interface,
             env={"LOG_LEVEL": log_level, TOKEN_VARIABLE: self.interface, **(environ or {})},
+            keep=keep,
         )
 
     def _answers(self) -> bool:

@@ -46,7 +46,7 @@ static int init_tables(struct wgf_device *device)
 }
 
 /* Batches enough that a thread can read while others seal, and one for the control plane's flushes. */
-static int init_path(struct wgf_device *device, uint32_t threads)
+static int init_path(struct wgf_device *device, uint32_t threads, uint32_t queues)
 {
 	struct wgf_workers *workers = &device->workers;
 	workers->count = threads;
@@ -58,9 +58,8 @@ static int init_path(struct wgf_device *device, uint32_t threads)
 	workers->each = calloc(threads, sizeof *workers->each);
 	if (!workers->each)
 		return -ENOMEM;
-	int error = wgf_ring_init(&device->send_ring, batches, WGF_SEND_ROOM, &device->epoch, &device->ceiling);
-	if (!error)
-		error = wgf_tun_init(&device->tun, &device->ceiling);
+	int error = wgf_tun_init(&device->tun, queues, queues == 1 ? batches : threads + 1, &device->epoch,
+				 &device->ceiling);
 	if (!error)
 		error = wgf_ring_init(&device->receive_ring, batches, WGF_RECEIVE_ROOM, &device->epoch, &device->ceiling);
 	return error;
@@ -81,7 +80,7 @@ static int init_queues(struct wgf_device *device)
 
 struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 {
-	if (options->threads > WGF_THREADS_MAX) {
+	if (options->threads > WGF_THREADS_MAX || options->queues > WGF_QUEUES_MAX) {
 		errno = EINVAL;
 		return NULL;
 	}
@@ -91,7 +90,8 @@ struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 		return NULL;
 	}
 	atomic_init(&device->alive, WGF_ALIVE);
-	atomic_init(&device->tun.fd, -1);
+	for (uint32_t i = 0; i < WGF_QUEUES_MAX; i++)
+		atomic_init(&device->tun.queues[i].fd, -1);
 	wgf_offload_switch_off(&device->offloads, options->offloads_off);
 	atomic_init(&device->mtu, WGF_MTU_DEFAULT);
 	atomic_init(&device->planned, UINT64_MAX);
@@ -108,7 +108,7 @@ struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 	if (!error)
 		error = init_tables(device);
 	if (!error)
-		error = init_path(device, options->threads);
+		error = init_path(device, options->threads, options->queues ? options->queues : 1);
 	if (!error)
 		error = init_queues(device);
 	if (error) {
@@ -165,7 +165,7 @@ void wgf_device_destroy(struct wgf_device *device)
 	remove_peers(device);
 	publish_identity(device, NULL);
 	publish_udp(device, NULL);
-	wgf_ring_destroy(&device->send_ring, &device->epoch);
+	wgf_tun_destroy(&device->tun, &device->epoch);
 	wgf_ring_destroy(&device->receive_ring, &device->epoch);
 	wgf_ratelimit_destroy(&device->ratelimit);
 	wgf_cookie_checker_wipe(&device->checker);
@@ -179,7 +179,6 @@ void wgf_device_destroy(struct wgf_device *device)
 	wgf_secret_pool_destroy(&device->peer_rows);
 	wgf_secret_pool_destroy(&device->keypair_rows);
 	wgf_secret_pool_destroy(&device->identity_rows);
-	wgf_tun_destroy(&device->tun);
 	if (device->outbox.messages)
 		wgf_secret_unmap(device->outbox.messages, WGF_OUTBOX * sizeof *device->outbox.messages);
 	free(device->workers.each);
@@ -260,6 +259,21 @@ int wgf_device_set_tun(struct wgf_device *device, int fd)
 	return wgf_tun_adopt(device, fd);
 }
 
+static const struct wgf_udp_keeper *keeper_of(const struct wgf_device *device)
+{
+	return device->keeper.prepare ? &device->keeper : NULL;
+}
+
+int wgf_device_set_keeper(struct wgf_device *device, int (*prepare)(void *, int, int, uint32_t), void *context)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	pthread_mutex_lock(&device->config);
+	device->keeper = (struct wgf_udp_keeper){prepare, context};
+	wgf_handle_unlock(device);
+	return 0;
+}
+
 int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, uint16_t *bound)
 {
 	if (!wgf_device_alive(device))
@@ -269,7 +283,7 @@ int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, u
 	struct wgf_udp *udp;
 	pthread_mutex_lock(&device->config);
 	wgf_epoch_collect(&device->epoch); /* the port may be one we left a moment ago */
-	int error = wgf_udp_open(&udp, port, fwmark);
+	int error = wgf_udp_open(&udp, port, fwmark, keeper_of(device));
 	if (!error) {
 		wgf_udp_try_offloads(udp, &device->offloads);
 		error = wgf_workers_watch(device, udp);
@@ -299,7 +313,7 @@ int wgf_device_set_fwmark(struct wgf_device *device, uint32_t fwmark)
 		return -EOWNERDEAD;
 	pthread_mutex_lock(&device->config);
 	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_relaxed);
-	int error = udp ? wgf_udp_set_mark(udp, fwmark) : 0;
+	int error = udp ? wgf_udp_set_mark(udp, fwmark, keeper_of(device)) : 0;
 	pthread_mutex_unlock(&device->config);
 	return error;
 }

@@ -56,6 +56,7 @@ struct wgf_device {
 	/* Read by the path, published by the control plane. */
 	_Atomic(struct wgf_identity *) identity;
 	_Atomic(struct wgf_udp *) udp;     /* NULL while the device is down */
+	struct wgf_udp_keeper keeper;      /* prepare NULL: there is none */
 	struct wgf_tun tun;
 	struct wgf_offloads offloads;
 	_Atomic uint32_t mtu;              /* padding never goes past it */
@@ -78,7 +79,7 @@ struct wgf_device {
 	_Atomic uint64_t random;           /* state of the jitter's generator; nothing secret */
 	_Atomic uint64_t drops[WGF_DROP_COUNT];
 
-	struct wgf_ring send_ring, receive_ring;
+	struct wgf_ring receive_ring;      /* those of the sending direction: tun.queues */
 	pthread_mutex_t receive_order;     /* Engine calls: stage 4 of one batch at a time */
 	struct wgf_workers workers;
 	size_t ceiling;                    /* bytes of packet memory this device can ever use */

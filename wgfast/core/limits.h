@@ -40,6 +40,7 @@
 #define WGF_SEGMENT_SURE 548u         /* a datagram that no path is too narrow for */
 #define WGF_SEGMENT_AGAIN (60 * WGF_SECOND) /* an endpoint that refused UDP_SEGMENT is tried again after */
 #define WGF_THREADS_MAX 64u
+#define WGF_QUEUES_MAX 16u /* of one interface */
 #define WGF_PEERS_MAX (1u << 20)      /* as Linux */
 #define WGF_REPLAY_WINDOW 8192u       /* packets a late one may be behind */
 #define WGF_STAGED_PER_PEER 128u      /* packets waiting for a handshake, per peer, as Linux */

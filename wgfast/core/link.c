@@ -34,10 +34,16 @@
 
 /* ---- The interface ---- */
 
-/* A descriptor attached to the interface of that name, made if there is none. 0 or -errno. */
-static int attach(int fd, char name[IFNAMSIZ], bool vnet)
+static int open_tun(void)
 {
-	struct ifreq request = {.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | (vnet ? IFF_VNET_HDR : 0))};
+	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	return fd < 0 ? -errno : fd;
+}
+
+/* A descriptor attached to the interface of that name, made if there is none. 0 or -errno. */
+static int attach(int fd, char name[IFNAMSIZ], int more)
+{
+	struct ifreq request = {.ifr_flags = (short)(IFF_TUN | IFF_NO_PI | more)};
 	memcpy(request.ifr_name, name, IFNAMSIZ);
 	if (ioctl(fd, TUNSETIFF, &request) < 0)
 		return -errno;
@@ -45,18 +51,21 @@ static int attach(int fd, char name[IFNAMSIZ], bool vnet)
 	return 0;
 }
 
-int wgf_link_open(char name[IFNAMSIZ], bool vnet)
+int wgf_link_open(char name[IFNAMSIZ], bool vnet, bool several)
 {
+	const int wanted = (vnet ? IFF_VNET_HDR : 0) | (several ? IFF_MULTI_QUEUE : 0);
 	size_t length = strnlen(name, IFNAMSIZ);
 	if (length == IFNAMSIZ)
 		return -ENAMETOOLONG;
 	memset(name + length, 0, IFNAMSIZ - length);
-	int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
+	int fd = open_tun();
 	if (fd < 0)
-		return -errno;
-	int error = attach(fd, name, vnet);
+		return fd;
+	int error = attach(fd, name, wanted);
+	if (error == -EINVAL && several)
+		error = attach(fd, name, wanted & ~IFF_MULTI_QUEUE);
 	if (error == -EINVAL && vnet)
-		error = attach(fd, name, false);
+		error = attach(fd, name, 0);
 	if (!error)
 		return fd;
 	close(fd);
@@ -203,42 +212,72 @@ static bool lives_here(int fd)
 	return here;
 }
 
-/* The interface stays taken as long as a thread is in a call on the descriptor that was replaced. */
-static int attach_when_free(int fd, char name[IFNAMSIZ])
+int wgf_link_add_queue(int fd)
+{
+	struct ifreq link = {0};
+	if (ioctl(fd, TUNGETIFF, &link) < 0)
+		return errno == EBADFD ? -ENODEV : -errno;
+	if (!(link.ifr_flags & IFF_MULTI_QUEUE) || !lives_here(fd))
+		return -EOPNOTSUPP;
+	int more = open_tun();
+	if (more < 0)
+		return more;
+	int error = attach(more, link.ifr_name, link.ifr_flags & (IFF_VNET_HDR | IFF_MULTI_QUEUE));
+	if (!error)
+		return more;
+	close(more);
+	return error;
+}
+
+/* The interface, if made for one queue, stays taken as long as a thread is in a call on the descriptor that was
+ * replaced. */
+static int attach_when_free(int fd, char name[IFNAMSIZ], int more)
 {
 	const struct timespec pause = {.tv_nsec = 1000000};
-	int error = attach(fd, name, false);
+	int error = attach(fd, name, more);
 	for (int i = 0; i < PATIENCE && error == -EBUSY; i++) {
 		nanosleep(&pause, NULL);
-		error = attach(fd, name, false);
+		error = attach(fd, name, more);
 	}
+	return error;
+}
+
+/* A descriptor attached to nothing in its place. */
+static int detach(int fd)
+{
+	int other = open_tun();
+	if (other < 0)
+		return other;
+	int error = dup3(other, fd, O_CLOEXEC) < 0 ? -errno : 0;
+	close(other);
 	return error;
 }
 
 /* A descriptor stays attached as it is, so it is replaced by another one; the interface is made persistent
  * for that moment, or it would go with its last descriptor. Its offloads are its own and would stay: super-packets,
- * and packets without checksums, which nobody could tell from others any more. */
-int wgf_link_without_vnet(int fd)
+ * and packets without checksums, which nobody could tell from others any more. Headers are the interface's too: one
+ * queue takes them from all, so none is attached as before when the first one is attached anew. */
+int wgf_link_without_vnet(const int *fds, unsigned n)
 {
 	struct ifreq link = {0};
-	if (ioctl(fd, TUNGETIFF, &link) < 0)
+	if (ioctl(fds[0], TUNGETIFF, &link) < 0)
 		return errno == EBADFD ? -ENODEV : -errno;
-	bool persistent = link.ifr_flags & IFF_PERSIST;
-	/* Headers are the interface's: one of several queues would take them from the others as well. */
-	if (!lives_here(fd) || link.ifr_flags & IFF_MULTI_QUEUE)
+	if (!lives_here(fds[0]) || (n == 1 && link.ifr_flags & IFF_MULTI_QUEUE)) /* the others are somebody else's */
 		return -EOPNOTSUPP;
-	int other = open("/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK);
-	if (other < 0)
-		return -errno;
-	int error = wgf_link_offload(fd, false, false);
-	if (!error && (ioctl(fd, TUNSETPERSIST, 1) < 0 || dup3(other, fd, O_CLOEXEC) < 0))
+	int error = wgf_link_offload(fds[0], false, false);
+	if (!error && ioctl(fds[0], TUNSETPERSIST, 1) < 0)
 		error = -errno;
-	close(other);
+	if (!error)
+		error = detach(fds[0]);
 	if (error)
 		return error;
-	if (attach_when_free(fd, link.ifr_name))
+	for (unsigned i = 1; i < n && !error; i++)
+		error = detach(fds[i]);
+	for (unsigned i = 0; i < n && !error; i++)
+		error = attach_when_free(fds[i], link.ifr_name, link.ifr_flags & IFF_MULTI_QUEUE);
+	if (error)
 		return -ENODEV;
-	if (!persistent)
-		ioctl(fd, TUNSETPERSIST, 0);
+	if (!(link.ifr_flags & IFF_PERSIST))
+		ioctl(fds[0], TUNSETPERSIST, 0);
 	return 0;
 }

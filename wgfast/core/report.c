@@ -55,6 +55,7 @@ int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info)
 	info->indices = (uint32_t)wgf_indextable_count(&device->indices);
 	info->keypairs = (uint32_t)wgf_secret_pool_in_use(&device->keypair_rows);
 	info->threads = device->workers.count;
+	info->queues = atomic_load(&device->tun.queues_n);
 	uint64_t got = atomic_load(&device->events.got); /* first, or it might pass the other */
 	info->events_waiting = (uint32_t)(atomic_load(&device->events.put) - got);
 	info->staged = staged_packets(device);
@@ -154,7 +155,7 @@ void wgf_device_flush(struct wgf_device *device, uint64_t now)
 {
 	if (!device->workers.count)
 		return;
-	while (atomic_load(&device->staged.flushing) && wgf_send_run(device, now) == WGF_MOVED)
+	while (atomic_load(&device->staged.flushing) && wgf_send_run(device, device->tun.queues, now) == WGF_MOVED)
 		;
 }
 

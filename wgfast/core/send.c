@@ -1,6 +1,6 @@
 /* TUN to UDP, top-down:
  *
- *   1 read       serial     staged packets that may go, else the interface; the next ticket
+ *   1 read       serial     staged packets that may go, else a queue of the interface; its next ticket
  *   2 route      parallel   destination -> peer, endpoint, ECN
  *   3 reserve    parallel   session and counters; what has none is staged
  *   4 seal       parallel   header, padding, ChaCha20-Poly1305
@@ -19,34 +19,44 @@
 #include "keypair.h"
 #include "tun.h"
 
-static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
+static int read_batch(struct wgf_device *device, struct wgf_queue *queue, struct wgf_batch *batch);
 static void route(struct wgf_device *device, struct wgf_batch *batch);
 static void reserve(struct wgf_device *device, struct wgf_batch *batch);
 static void seal(struct wgf_device *device, struct wgf_batch *batch);
 static void emit(struct wgf_device *device, struct wgf_batch *batch);
 
-static enum wgf_progress send_once(struct wgf_device *device, uint64_t now)
+/* Staged packets leave through the first queue's ring. */
+static bool is_first(const struct wgf_device *device, const struct wgf_queue *queue)
 {
-	struct wgf_batch *batch = wgf_ring_claim(&device->send_ring, &device->epoch, now);
+	return queue == device->tun.queues;
+}
+
+static enum wgf_progress send_once(struct wgf_device *device, struct wgf_queue *queue, uint64_t now)
+{
+	/* What waits, or is on its way, came before anything that is read now. */
+	if (!is_first(device, queue) && (atomic_load(&device->staged.flushing) || atomic_load(&device->staged.under_way)))
+		return WGF_BUSY;
+	struct wgf_batch *batch = wgf_ring_claim(&queue->ring, &device->epoch, now);
 	if (!batch)
 		return WGF_BUSY;
 	batch->mtu = atomic_load_explicit(&device->mtu, memory_order_relaxed);
-	int n = read_batch(device, batch);
-	wgf_ring_pass(&device->send_ring, batch);
+	int n = read_batch(device, queue, batch);
+	wgf_ring_pass(&queue->ring, batch);
 	if (n <= 0)
 		return n < 0 ? WGF_GONE : WGF_IDLE;
 	wgf_send_seal(device, batch);
-	wgf_ring_finish(&device->send_ring, batch, device, emit);
+	wgf_ring_finish(&queue->ring, batch, device, emit);
 	return WGF_MOVED;
 }
 
-enum wgf_progress wgf_send_run(struct wgf_device *device, uint64_t now)
+enum wgf_progress wgf_send_run(struct wgf_device *device, struct wgf_queue *queue, uint64_t now)
 {
 	enum wgf_progress progress;
 	/* A flush that was asked for while we read, by a thread that found us reading, is ours to do. */
 	do
-		progress = send_once(device, now);
-	while ((progress == WGF_IDLE || progress == WGF_GONE) && atomic_load(&device->staged.flushing));
+		progress = send_once(device, queue, now);
+	while ((progress == WGF_IDLE || progress == WGF_GONE) && is_first(device, queue) &&
+	       atomic_load(&device->staged.flushing));
 	return progress;
 }
 
@@ -59,11 +69,21 @@ void wgf_send_seal(struct wgf_device *device, struct wgf_batch *batch)
 
 /* ---- 1 ---- */
 
-static int read_batch(struct wgf_device *device, struct wgf_batch *batch)
+static bool take_staged(struct wgf_device *device, struct wgf_batch *batch)
 {
-	if (atomic_load(&device->staged.flushing) && wgf_staged_take(device, batch))
+	/* First: between the two, packets are neither in the list nor on their way. */
+	atomic_fetch_add(&device->staged.under_way, 1);
+	batch->staged = wgf_staged_take(device, batch) > 0;
+	if (!batch->staged)
+		atomic_fetch_sub(&device->staged.under_way, 1);
+	return batch->staged;
+}
+
+static int read_batch(struct wgf_device *device, struct wgf_queue *queue, struct wgf_batch *batch)
+{
+	if (is_first(device, queue) && atomic_load(&device->staged.flushing) && take_staged(device, batch))
 		return (int)batch->count;
-	return wgf_tun_read(device, batch);
+	return wgf_tun_read(device, queue, batch);
 }
 
 /* ---- 2 ---- */
@@ -71,7 +91,7 @@ static int read_batch(struct wgf_device *device, struct wgf_batch *batch)
 static void answer_unreachable(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
 {
 	uint8_t answer[WGF_ICMP_MAX];
-	if (atomic_load_explicit(&device->tun.fd, memory_order_relaxed) < 0)
+	if (atomic_load_explicit(&device->tun.queues[0].fd, memory_order_relaxed) < 0)
 		return;
 	size_t len = wgf_icmp_unreachable(answer, packet->inner, packet->inner_len);
 	if (len && wgf_icmp_allow(&device->icmp_limit, now))
@@ -278,6 +298,8 @@ static void emit(struct wgf_device *device, struct wgf_batch *batch)
 			if (batch->packets[i].drop == WGF_DROP_NOT)
 				wgf_drop_packet(device, &batch->packets[i], WGF_DROP_SEND_DOWN);
 	wgf_send_account(device, batch);
+	if (batch->staged)
+		atomic_fetch_sub(&device->staged.under_way, 1);
 }
 
 /* A session that grows old, or has carried much, is renewed while it is used. That is the current one: what

@@ -7,6 +7,7 @@
 
 struct wgf_batch;
 struct wgf_device;
+struct wgf_queue;
 
 enum wgf_progress {
 	WGF_IDLE,  /* nothing there to read */
@@ -15,9 +16,9 @@ enum wgf_progress {
 	WGF_GONE,  /* the interface no longer exists */
 };
 
-/* Carries one batch from the interface (or of staged packets) to the sockets, as far as this thread
- * gets. Any number of threads. */
-enum wgf_progress wgf_send_run(struct wgf_device *device, uint64_t now);
+/* Carries one batch from a queue of the interface (from the first one: or of staged packets) to the sockets, as far
+ * as this thread gets. Any number of threads. */
+enum wgf_progress wgf_send_run(struct wgf_device *device, struct wgf_queue *queue, uint64_t now);
 
 /* Stages 2 to 4 on a batch whose inner packets are there; the batch's reader has entered. Packets that
  * cannot go now are staged or dropped. */

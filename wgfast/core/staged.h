@@ -40,6 +40,7 @@ struct wgf_staged {
 	uint32_t oldest, newest;            /* packets of all peers */
 	struct wgf_peer *flush_first, *flush_last;
 	_Atomic uint32_t flushing;          /* peers in that list; read without the lock */
+	_Atomic uint32_t under_way;         /* batches of packets that were staged, not emitted yet */
 };
 
 int wgf_staged_init(struct wgf_staged *staged);

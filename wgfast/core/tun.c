@@ -1,49 +1,64 @@
-/* The inner port: a TUN device, or one end of a Unix datagram or seqpacket pair.
+/* The inner port: a TUN device, or one end of a Unix datagram or seqpacket pair; and reading from it.
  *
  * One packet a system call, or, with IFF_VNET_HDR, one super-packet: it is read to a place of the reader's, cut
  * up from there into batches (segment.c), and put together again for the way in (coalesce.c). What a descriptor
- * is gets asked once (wgf_tun_adopt): a socket reads 0 when its other end closes.
- *
- * A super-packet that the device refuses is written as the packets it was made of; if it takes those, it gets no more
- * super-packets of that kind. A device that refuses every packet with a header, as some do, is opened again
- * without (wgf_link_without_vnet). */
+ * is gets asked once (wgf_tun_adopt): a socket reads 0 when its other end closes. */
 #include "tun.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
-#include "coalesce.h"
 #include "device.h"
 #include "link.h"
 #include "segment.h"
+#include "steering.h"
 
 #define READS 64u                                 /* of one batch: a flood of refused packets must not hold the thread */
-#define FRESH 16u                                 /* writes, none of which succeeded: the device does not take headers */
 #define VNET sizeof(struct virtio_net_hdr)
 #define SUPER_ROOM (VNET + WGF_SUPER_MAX + 1)     /* one byte more, so that a longer one shows */
 
 /* ---- Adopting a descriptor ---- */
 
-int wgf_tun_init(struct wgf_tun *tun, size_t *ceiling)
+int wgf_tun_init(struct wgf_tun *tun, uint32_t queues, size_t batches, struct wgf_epoch *epoch, size_t *ceiling)
 {
-	tun->reading.memory = wgf_pool_map(SUPER_ROOM);
-	if (!tun->reading.memory)
-		return -ENOMEM;
-	*ceiling += SUPER_ROOM;
-	return 0;
+	int error = 0;
+	tun->rings = queues;
+	atomic_store(&tun->queues_n, 1);
+	for (uint32_t i = 0; i < queues && !error; i++) {
+		struct wgf_queue *queue = &tun->queues[i];
+		queue->reading.memory = wgf_pool_map(SUPER_ROOM);
+		if (!queue->reading.memory)
+			return -ENOMEM;
+		*ceiling += SUPER_ROOM;
+		error = wgf_ring_init(&queue->ring, batches, WGF_SEND_ROOM, epoch, ceiling);
+	}
+	return error;
 }
 
-void wgf_tun_destroy(struct wgf_tun *tun)
+/* Those that are ours. */
+static void close_queues(struct wgf_tun *tun)
 {
-	if (tun->reading.memory)
-		munmap(tun->reading.memory, SUPER_ROOM);
+	for (uint32_t i = 1; i < WGF_QUEUES_MAX; i++) {
+		int fd = atomic_exchange(&tun->queues[i].fd, -1);
+		if (fd >= 0)
+			close(fd);
+	}
+	atomic_store(&tun->queues_n, 1);
+}
+
+void wgf_tun_destroy(struct wgf_tun *tun, struct wgf_epoch *epoch)
+{
+	close_queues(tun);
+	for (uint32_t i = 0; i < tun->rings; i++) {
+		wgf_ring_destroy(&tun->queues[i].ring, epoch);
+		if (tun->queues[i].reading.memory)
+			munmap(tun->queues[i].reading.memory, SUPER_ROOM);
+	}
 }
 
 /* -EPROTOTYPE for a socket that does not keep packets apart, or is not a local pair's. */
@@ -85,6 +100,17 @@ static void no_super_packets(struct wgf_offloads *offloads, int error)
 	wgf_offload_tried(offloads, WGF_OFFLOAD_USO, error);
 }
 
+/* More queues only where a flow stays in one: order is kept within a queue. */
+static void open_queues(struct wgf_tun *tun, int fd)
+{
+	uint32_t n = 1;
+	if (tun->rings == 1 || wgf_steering_set(fd))
+		return;
+	for (int more; n < tun->rings && (more = wgf_link_add_queue(fd)) >= 0; n++)
+		atomic_store_explicit(&tun->queues[n].fd, more, memory_order_release);
+	atomic_store(&tun->queues_n, n);
+}
+
 int wgf_tun_adopt(struct wgf_device *device, int fd)
 {
 	struct wgf_tun *tun = &device->tun;
@@ -103,11 +129,15 @@ int wgf_tun_adopt(struct wgf_device *device, int fd)
 		no_super_packets(&device->offloads, EOPNOTSUPP);
 	}
 	/* Nothing of a descriptor that was the port before. */
-	tun->reading.super = (struct wgf_super){0};
+	close_queues(tun);
+	for (uint32_t i = 0; i < tun->rings; i++)
+		tun->queues[i].reading.super = (struct wgf_super){0};
 	atomic_store_explicit(&tun->failed, 0, memory_order_relaxed);
 	atomic_store_explicit(&tun->is_socket, is_socket, memory_order_relaxed);
 	atomic_store_explicit(&tun->vnet, vnet == 1, memory_order_relaxed);
-	atomic_store_explicit(&tun->fd, fd, memory_order_release);
+	atomic_store_explicit(&tun->queues[0].fd, fd, memory_order_release);
+	if (!is_socket)
+		open_queues(tun, fd);
 	return 0;
 }
 
@@ -127,11 +157,6 @@ static bool is_gone(int error)
 	default:
 		return false;
 	}
-}
-
-static bool is_full(int error)
-{
-	return error == EAGAIN || error == ENOBUFS || error == ENOMEM;
 }
 
 /* A socket that reads 0: its other end closed, or sent an empty packet? */
@@ -213,20 +238,21 @@ static void begin_super(struct wgf_device *device, struct wgf_reading *reading, 
 		wgf_drop_count(device, WGF_DROP_SEND_MALFORMED);
 }
 
-int wgf_tun_read(struct wgf_device *device, struct wgf_batch *batch)
+int wgf_tun_read(struct wgf_device *device, struct wgf_queue *queue, struct wgf_batch *batch)
 {
 	struct wgf_tun *tun = &device->tun;
+	struct wgf_reading *reading = &queue->reading;
 	uint32_t generation = atomic_load(&tun->generation), before = batch->count;
-	int fd = atomic_load_explicit(&tun->fd, memory_order_acquire);
+	int fd = atomic_load_explicit(&queue->fd, memory_order_acquire);
 	bool is_socket = atomic_load_explicit(&tun->is_socket, memory_order_relaxed);
 	bool vnet = atomic_load_explicit(&tun->vnet, memory_order_relaxed);
 	if (fd < 0)
 		return 0;
-	cut(device, batch, &tun->reading.super);
+	cut(device, batch, &reading->super);
 	/* Reads, not packets, are counted: a flood of packets that are refused must not hold the thread. */
 	for (uint32_t reads = 0; reads < READS && !is_batch_full(batch); reads++) {
 		struct wgf_packet *packet = wgf_batch_next(batch);
-		ssize_t n = read_packet(fd, is_socket, vnet ? tun->reading.memory : packet->inner,
+		ssize_t n = read_packet(fd, is_socket, vnet ? reading->memory : packet->inner,
 					vnet ? SUPER_ROOM : (size_t)longest(packet) + 1);
 		bool gone = n < 0 ? is_lost(tun, (int)-n, generation) : n == 0 && is_socket && hung_up(fd);
 		/* What was read before goes its way first; the next call finds the interface gone again. */
@@ -240,203 +266,11 @@ int wgf_tun_read(struct wgf_device *device, struct wgf_batch *batch)
 			break;
 		}
 		if (vnet) {
-			begin_super(device, &tun->reading, (size_t)n);
-			cut(device, batch, &tun->reading.super);
+			begin_super(device, reading, (size_t)n);
+			cut(device, batch, &reading->super);
 		} else {
 			accept_packet(device, batch, packet, (size_t)n);
 		}
 	}
 	return (int)(batch->count - before);
-}
-
-/* ---- Writing ---- */
-
-struct writing {
-	struct wgf_device *device;
-	int fd;
-	bool is_socket, vnet;
-	unsigned retries; /* left, of the whole batch: a reader that has stopped must not cost every packet its own */
-};
-
-static struct writing writing_begin(struct wgf_device *device)
-{
-	return (struct writing){
-		.device = device,
-		.fd = atomic_load_explicit(&device->tun.fd, memory_order_acquire),
-		.is_socket = atomic_load_explicit(&device->tun.is_socket, memory_order_relaxed),
-		.vnet = atomic_load_explicit(&device->tun.vnet, memory_order_relaxed),
-		.retries = WGF_SEND_RETRIES,
-	};
-}
-
-/* 0 or errno. */
-static int write_once(const struct writing *w, const struct iovec *vectors, int n)
-{
-	struct msghdr message = {.msg_iov = (struct iovec *)(uintptr_t)vectors, .msg_iovlen = (size_t)n};
-	for (;;) {
-		ssize_t wrote = w->is_socket ? sendmsg(w->fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-					     : writev(w->fd, vectors, n);
-		if (wrote >= 0)
-			return 0;
-		if (errno != EINTR)
-			return errno;
-	}
-}
-
-static int write_vectors(struct writing *w, const struct iovec *vectors, int n)
-{
-	int error = write_once(w, vectors, n);
-	while (is_full(error) && w->retries > 0) {
-		w->retries--;
-		sched_yield();
-		error = write_once(w, vectors, n);
-	}
-	return error;
-}
-
-/* The interface takes no packet with a header, not even the plainest: once, for all threads. */
-static void give_up_headers(struct writing *w, int error)
-{
-	struct wgf_tun *tun = &w->device->tun;
-	if (atomic_exchange(&tun->changing, true))
-		return;
-	if (atomic_load(&tun->vnet) && wgf_link_is_up(w->fd) == 1 && !wgf_link_without_vnet(w->fd)) {
-		for (unsigned i = WGF_OFFLOAD_VNET; i <= WGF_OFFLOAD_USO; i++)
-			wgf_offload_give_up(&w->device->offloads, (enum wgf_offload)i, error);
-		atomic_store(&tun->vnet, false);
-		atomic_fetch_add(&tun->generation, 1);
-		w->vnet = false;
-	}
-	atomic_store(&tun->changing, false);
-}
-
-/* Some devices accept IFF_VNET_HDR and then refuse every write: nobody has seen one succeed. */
-static void judge_headers(struct writing *w, int error)
-{
-	struct wgf_tun *tun = &w->device->tun;
-	uint32_t failed = atomic_load_explicit(&tun->failed, memory_order_relaxed);
-	if (failed == UINT32_MAX)
-		return;
-	if (!error)
-		atomic_store_explicit(&tun->failed, UINT32_MAX, memory_order_relaxed);
-	else if (error == EINVAL || error == EIO || error == EOPNOTSUPP)
-		if (atomic_fetch_add_explicit(&tun->failed, 1, memory_order_relaxed) + 1 >= FRESH) {
-			atomic_store_explicit(&tun->failed, 0, memory_order_relaxed);
-			give_up_headers(w, error);
-		}
-}
-
-static int write_packet(struct writing *w, const uint8_t *packet, size_t len)
-{
-	struct virtio_net_hdr none = {0};
-	const struct iovec vectors[2] = {{&none, VNET}, {(uint8_t *)(uintptr_t)packet, len}};
-	if (w->vnet) {
-		int error = write_vectors(w, vectors, 2);
-		judge_headers(w, error);
-		if (w->vnet)
-			return error;
-	}
-	return write_vectors(w, vectors + 1, 1);
-}
-
-static void write_alone(struct writing *w, struct wgf_packet *packet)
-{
-	int error = write_packet(w, packet->inner, packet->inner_len);
-	if (error)
-		wgf_drop_packet(w->device, packet, is_full(error) ? WGF_DROP_RECEIVE_INNER_FULL
-								   : WGF_DROP_RECEIVE_INNER_REFUSED);
-}
-
-/* ---- Putting together ---- */
-
-struct together {
-	unsigned n, groups_n;
-	struct wgf_packet *packets[WGF_BATCH_PACKETS];
-	struct wgf_coalesce_packet pieces[WGF_BATCH_PACKETS];
-	struct wgf_coalesce_group groups[WGF_BATCH_PACKETS];
-};
-
-_Static_assert(WGF_BATCH_PACKETS <= WGF_COALESCE_PACKETS, "a batch is one call");
-
-static int write_group(struct writing *w, struct together *t, struct wgf_coalesce_group *group)
-{
-	struct iovec vectors[1 + WGF_BATCH_PACKETS];
-	int n = 0;
-	vectors[n++] = (struct iovec){&group->header, VNET};
-	for (uint16_t i = group->first; i != WGF_COALESCE_LAST; i = t->pieces[i].next) {
-		uint32_t skip = i == group->first ? 0 : group->headers_len;
-		vectors[n++] = (struct iovec){t->pieces[i].data + skip, t->pieces[i].len - skip};
-	}
-	int error = write_vectors(w, vectors, n);
-	if (!error)
-		judge_headers(w, 0);
-	return error;
-}
-
-static void lose_group(struct writing *w, struct together *t, const struct wgf_coalesce_group *group)
-{
-	for (uint16_t i = group->first; i != WGF_COALESCE_LAST; i = t->pieces[i].next)
-		wgf_drop_packet(w->device, t->packets[i], WGF_DROP_RECEIVE_INNER_FULL);
-}
-
-/* The device refused a super-packet: its packets, one by one. If it takes those, it was the super-packet. */
-static void write_apart(struct writing *w, struct together *t, struct wgf_coalesce_group *group, int error)
-{
-	bool tcp = group->header.gso_type != VIRTIO_NET_HDR_GSO_UDP_L4, taken = false;
-	wgf_coalesce_undo(t->pieces, group);
-	for (uint16_t i = group->first; i != WGF_COALESCE_LAST; i = t->pieces[i].next) {
-		write_alone(w, t->packets[i]);
-		taken |= t->packets[i]->drop == WGF_DROP_NOT;
-	}
-	if (taken)
-		wgf_offload_give_up(&w->device->offloads, tcp ? WGF_OFFLOAD_TSO : WGF_OFFLOAD_USO, error);
-}
-
-static void write_together(struct writing *w, struct together *t)
-{
-	unsigned features = 0;
-	if (wgf_offload_active(&w->device->offloads, WGF_OFFLOAD_TSO))
-		features |= WGF_COALESCE_TCP4 | WGF_COALESCE_TCP6;
-	if (wgf_offload_active(&w->device->offloads, WGF_OFFLOAD_USO))
-		features |= WGF_COALESCE_UDP4 | WGF_COALESCE_UDP6;
-	t->groups_n = wgf_coalesce(t->pieces, t->n, t->groups, features);
-	for (unsigned i = 0; i < t->groups_n; i++) {
-		struct wgf_coalesce_group *group = &t->groups[i];
-		if (group->count == 1) {
-			write_alone(w, t->packets[group->first]);
-			continue;
-		}
-		int error = w->vnet ? write_group(w, t, group) : EINVAL; /* the headers were given up on the way */
-		if (is_full(error))
-			lose_group(w, t, group);
-		else if (error)
-			write_apart(w, t, group, error);
-	}
-}
-
-void wgf_tun_write(struct wgf_device *device, struct wgf_batch *batch)
-{
-	struct writing w = writing_begin(device);
-	struct together t;
-	t.n = 0;
-	for (uint32_t i = 0; i < batch->count; i++) {
-		struct wgf_packet *packet = &batch->packets[i];
-		if (packet->drop != WGF_DROP_NOT || packet->inner_len == 0)
-			continue;
-		if (!w.vnet) {
-			write_alone(&w, packet);
-			continue;
-		}
-		t.packets[t.n] = packet;
-		t.pieces[t.n++] = (struct wgf_coalesce_packet){.data = packet->inner, .len = packet->inner_len};
-	}
-	if (t.n > 0)
-		write_together(&w, &t);
-}
-
-void wgf_tun_write_one(struct wgf_device *device, const uint8_t *packet, size_t len)
-{
-	struct writing w = writing_begin(device);
-	if (w.fd >= 0)
-		write_packet(&w, packet, len);
 }

@@ -144,7 +144,7 @@ void wgf_udp_try_offloads(struct wgf_udp *udp, struct wgf_offloads *offloads)
 	}
 }
 
-int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark)
+int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark, const struct wgf_udp_keeper *keeper)
 {
 	struct wgf_udp *opened = calloc(1, sizeof(*opened));
 	if (!opened)
@@ -152,9 +152,15 @@ int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark)
 	int error = -EADDRINUSE;
 	/* The port the system chose for one family may be taken in the other. */
 	for (int i = 0; i < (port ? 1 : OPEN_ATTEMPTS) && error == -EADDRINUSE; i++)
-		error = open_pair(opened, port, fwmark);
-	if (error)
+		error = open_pair(opened, port, keeper ? 0 : fwmark);
+	if (error) {
 		free(opened);
+		return error;
+	}
+	if (keeper)
+		error = keeper->prepare(keeper->context, opened->fd4, opened->fd6, fwmark);
+	if (error)
+		wgf_udp_close(opened);
 	else
 		*udp = opened;
 	return error;
@@ -169,8 +175,10 @@ void wgf_udp_close(struct wgf_udp *udp)
 	free(udp);
 }
 
-int wgf_udp_set_mark(struct wgf_udp *udp, uint32_t fwmark)
+int wgf_udp_set_mark(struct wgf_udp *udp, uint32_t fwmark, const struct wgf_udp_keeper *keeper)
 {
+	if (keeper)
+		return keeper->prepare(keeper->context, udp->fd4, udp->fd6, fwmark);
 	int error = udp->fd4 >= 0 ? set(udp->fd4, SOL_SOCKET, SO_MARK, (int)fwmark) : 0;
 	if (!error && udp->fd6 >= 0)
 		error = set(udp->fd6, SOL_SOCKET, SO_MARK, (int)fwmark);

@@ -27,13 +27,21 @@ struct wgf_udp {
 	_Atomic uint32_t typical;    /* bytes of a message lately received; any thread */
 };
 
-/* Binds both families to one port (0: the system chooses, the same for both). *udp is malloc'd.
+/* What a process without privileges has another one do to its sockets (-1: there is none of that family): the mark,
+ * and buffers as large as wished for. 0 or -errno. */
+struct wgf_udp_keeper {
+	int (*prepare)(void *context, int fd4, int fd6, uint32_t fwmark);
+	void *context;
+};
+
+/* Binds both families to one port (0: the system chooses, the same for both). *udp is malloc'd. keeper NULL: mark and
+ * buffers are set by ourselves.
  * 0 or -errno; -EADDRINUSE as the system says. IPv6 missing from the system is no error. */
-int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark);
+int wgf_udp_open(struct wgf_udp **udp, uint16_t port, uint32_t fwmark, const struct wgf_udp_keeper *keeper);
 /* UDP_SEGMENT and UDP_GRO, as far as they may be and the system has them; before the sockets are published. */
 void wgf_udp_try_offloads(struct wgf_udp *udp, struct wgf_offloads *offloads);
 void wgf_udp_close(struct wgf_udp *udp);
-int wgf_udp_set_mark(struct wgf_udp *udp, uint32_t fwmark);
+int wgf_udp_set_mark(struct wgf_udp *udp, uint32_t fwmark, const struct wgf_udp_keeper *keeper);
 
 /* Receives into the batch's slots, or, where it has none, into its packets (outer) from batch->count on;
  * first one family then the other, alternating which is first. Sets outer_len, tos, endpoint with source and

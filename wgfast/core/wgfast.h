@@ -42,6 +42,7 @@ struct wgf_device;
 struct wgf_device_options {
 	uint32_t threads;      /* workers, 1 to WGF_THREADS_MAX; 0: an Engine, which has neither threads nor ports */
 	uint32_t offloads_off; /* a bit for each enum wgf_offload that shall not be used */
+	uint32_t queues;       /* of the interface, at most WGF_QUEUES_MAX; 0 is 1 */
 };
 
 /* errno is set when it returns NULL. */
@@ -60,6 +61,10 @@ int wgf_device_set_mtu(struct wgf_device *device, uint32_t mtu);
 /* Hands over the inner port (tun.h); once, before start. The descriptor is made non-blocking and stays
  * the caller's to close after destroy. */
 int wgf_device_set_tun(struct wgf_device *device, int fd);
+/* From now on the mark and the buffers of the sockets are set by `prepare`, called before they are published and with
+ * the device's configuration locked, so it may call nothing here (udp.h). NULL: by ourselves. */
+int wgf_device_set_keeper(struct wgf_device *device,
+			  int (*prepare)(void *context, int fd4, int fd6, uint32_t fwmark), void *context);
 /* Opens the sockets (port 0: any) and publishes them, then closes the ones there were. On an error the
  * old ones stay. *bound becomes the port. */
 int wgf_device_bind(struct wgf_device *device, uint16_t port, uint32_t fwmark, uint16_t *bound);
@@ -79,7 +84,7 @@ int wgf_device_count_drop(struct wgf_device *device, uint32_t reason); /* Python
 int wgf_device_offloads(struct wgf_device *device, uint32_t *states);
 
 struct wgf_device_info {
-	uint32_t peers, indices, keypairs, threads;
+	uint32_t peers, indices, keypairs, threads, queues;
 	uint32_t events_waiting, staged;
 	uint64_t packet_memory_ceiling;
 	uint16_t listen_port;

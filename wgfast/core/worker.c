@@ -50,18 +50,39 @@ static uint32_t shared(const struct wgf_workers *workers)
 	return EPOLLIN | (workers->count > 1 ? (uint32_t)EPOLLEXCLUSIVE : 0);
 }
 
+static int queue_fd(struct wgf_device *device, uint32_t i)
+{
+	return atomic_load_explicit(&device->tun.queues[i].fd, memory_order_relaxed);
+}
+
 /* The interface is gone: say so once, and every worker stops looking at it, or it would be readable for ever. */
 static void forget_tun(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
-	int tun = atomic_load_explicit(&device->tun.fd, memory_order_relaxed);
-	if (!worker->blind)
-		epoll_ctl(worker->poll, EPOLL_CTL_DEL, tun, NULL);
+	for (uint32_t i = 0; i < WGF_QUEUES_MAX && !worker->blind; i++)
+		epoll_ctl(worker->poll, EPOLL_CTL_DEL, queue_fd(device, i), NULL);
 	worker->blind = true;
 	if (!atomic_exchange(&device->workers.tun_gone, true)) {
 		struct wgf_event event = {.kind = WGF_EVENT_TUN_GONE};
 		wgf_events_put(&device->events, &event);
 	}
+}
+
+/* A batch of the queue that is this thread's own, else of another's: one flow can use several cores. */
+static enum wgf_progress send_from_queues(struct wgf_worker *worker, uint64_t now)
+{
+	struct wgf_device *device = worker->device;
+	uint32_t n = atomic_load_explicit(&device->tun.queues_n, memory_order_relaxed);
+	uint32_t own = (uint32_t)(worker - device->workers.each);
+	enum wgf_progress best = WGF_IDLE;
+	for (uint32_t i = 0; i < n; i++) {
+		enum wgf_progress progress = wgf_send_run(device, &device->tun.queues[(own + i) % n], now);
+		if (progress == WGF_MOVED || progress == WGF_GONE)
+			return progress;
+		if (progress == WGF_BUSY)
+			best = WGF_BUSY;
+	}
+	return best;
 }
 
 /* The sending direction; of an interface that is gone only what is staged, as keepalives are. */
@@ -70,14 +91,24 @@ static enum wgf_progress send_some(struct wgf_worker *worker, uint64_t now)
 	struct wgf_device *device = worker->device;
 	bool gone = atomic_load_explicit(&device->workers.tun_gone, memory_order_relaxed);
 	enum wgf_progress progress = WGF_IDLE;
-	if (!gone || atomic_load(&device->staged.flushing))
-		progress = wgf_send_run(device, now);
+	if (!gone)
+		progress = send_from_queues(worker, now);
+	else if (atomic_load(&device->staged.flushing))
+		progress = wgf_send_run(device, device->tun.queues, now);
 	if (gone || progress == WGF_GONE)
 		forget_tun(worker);
 	return progress;
 }
 
-/* The interface was opened again under the same descriptor: epoll knows nothing of the new one. */
+static int watch_queues(struct wgf_worker *worker)
+{
+	int error = 0;
+	for (uint32_t i = 0; i < WGF_QUEUES_MAX && !error; i++)
+		error = watch(worker->poll, queue_fd(worker->device, i), shared(&worker->device->workers));
+	return error;
+}
+
+/* The interface was opened again under the same descriptors: epoll knows nothing of the new ones. */
 static void watch_again(struct wgf_worker *worker)
 {
 	struct wgf_device *device = worker->device;
@@ -86,7 +117,7 @@ static void watch_again(struct wgf_worker *worker)
 		return;
 	worker->generation = generation;
 	if (!worker->blind)
-		watch(worker->poll, atomic_load_explicit(&device->tun.fd, memory_order_relaxed), shared(&device->workers));
+		watch_queues(worker);
 }
 
 /* One batch each way, as far as there is any: bounded, so neither direction starves the other. */
@@ -180,10 +211,9 @@ static int watch_ports(struct wgf_worker *worker)
 	struct wgf_device *device = worker->device;
 	struct wgf_workers *workers = &device->workers;
 	struct wgf_udp *udp = atomic_load_explicit(&device->udp, memory_order_acquire);
-	int tun = atomic_load_explicit(&device->tun.fd, memory_order_relaxed);
 	int error = watch(worker->poll, workers->wake, EPOLLIN);
 	if (!error && !atomic_load_explicit(&workers->tun_gone, memory_order_relaxed))
-		error = watch(worker->poll, tun, shared(workers));
+		error = watch_queues(worker);
 	return error || !udp ? error : watch_sockets(worker, udp);
 }
 

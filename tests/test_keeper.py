@@ -1,0 +1,178 @@
+"""Whoever carries packets without privileges, and whoever keeps them for it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from lab.process import wait_until
+from lab.programs import SUBJECT
+from lab.topology import Lab
+from lab.traffic import exchange, wait_ping
+
+from wgfast import Device, keeper
+
+DROPS = """
+import sys
+from wgfast.keeper import drop_privileges
+drop_privileges(*sys.argv[1:])
+print(open("/proc/self/status").read())
+"""
+
+
+@contextlib.contextmanager
+def kept() -> Iterator[keeper.Keeper]:
+    """A keeper that serves until the test is over."""
+    made = keeper.Keeper()
+
+    def serve() -> None:
+        while made.serve():
+            pass
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made._ours.shutdown(socket.SHUT_RDWR)  # a daemon may still have the other end
+        thread.join(5)
+        assert not thread.is_alive()
+        made.close()
+
+
+def udp(family: socket.AddressFamily) -> socket.socket:
+    return socket.socket(family, socket.SOCK_DGRAM)
+
+
+def mark_of(end: socket.socket) -> int:
+    return int(struct.unpack("=I", end.getsockopt(socket.SOL_SOCKET, socket.SO_MARK, 4))[0])
+
+
+@pytest.mark.lab
+def test_marks_and_buffers_are_set_for_whoever_may_not() -> None:
+    with kept() as made, udp(socket.AF_INET) as four, udp(socket.AF_INET6) as six:
+        prepare = keeper.asking(made.theirs)
+        prepare(four.fileno(), six.fileno(), 0xFFFFFFFE)
+        for end in (four, six):
+            assert mark_of(end) == 0xFFFFFFFE
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                assert end.getsockopt(socket.SOL_SOCKET, option) == 2 * keeper.BUFFER
+        prepare(four.fileno(), -1, 0)
+        assert (mark_of(four), mark_of(six)) == (0, 0xFFFFFFFE)
+
+
+def test_nothing_else_is_done_for_them(tmp_path: Path) -> None:
+    with kept() as made, socket.socket() as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as local:
+        prepare = keeper.asking(made.theirs)
+        for end in (stream, local):
+            with pytest.raises(OSError, match=r"\[Errno") as raised:
+                prepare(end.fileno(), -1, 7)
+            assert raised.value.errno == errno.EPROTOTYPE
+        made.theirs.send(b"a mark of seven bytes"[:7])
+        assert struct.unpack("=i", made.theirs.recv(8)) == (errno.EPROTO,)
+
+
+def test_a_keeper_that_is_gone_or_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with udp(socket.AF_INET) as end:
+        monkeypatch.setattr(keeper, "_PATIENCE", 0.05)
+        silent = keeper.Keeper()
+        prepare = keeper.asking(silent.theirs)
+        with pytest.raises(OSError, match="does not answer"):
+            prepare(end.fileno(), -1, 0)
+        gone, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        gone.close()
+        with pytest.raises(OSError, match=r"gone|Broken pipe"):
+            keeper.asking(theirs)(end.fileno(), -1, 0)
+        silent.close()
+        theirs.close()
+
+
+def test_a_device_leaves_its_sockets_to_the_keeper_before_it_uses_them() -> None:
+    asked: list[int] = []
+
+    def prepare(fd4: int, fd6: int, mark: int) -> None:
+        assert all(fd < 0 or os.fstat(fd) for fd in (fd4, fd6))
+        asked.append(mark)
+        if mark == 13:
+            raise PermissionError(errno.EPERM, "no")
+        if mark == 14:
+            raise ValueError("not an OSError")
+
+    with contextlib.closing(Device(fwmark=5)) as device:
+        device.core.set_keeper(prepare)
+        device.up()
+        device.listen_port = 0
+        device.fwmark = 6
+        port = device.listen_port
+        for bad, code in ((13, errno.EPERM), (14, errno.EIO)):
+            with pytest.raises(OSError, match=r"\[Errno") as raised:
+                device.fwmark = bad
+            assert (raised.value.errno, device.fwmark, device.listen_port) == (code, 6, port)
+        assert asked == [5, 5, 6, 13, 14]
+
+
+def status_after_dropping(*arguments: str) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", DROPS, *arguments], capture_output=True, text=True, timeout=20, check=True
+    )
+    return {
+        key: value.strip() for key, _, value in (line.partition(":") for line in done.stdout.splitlines())
+    }
+
+
+@pytest.mark.lab
+def test_nothing_is_left_once_privileges_are_dropped() -> None:
+    for arguments, user in (((), "0"), (("nobody",), "65534")):
+        status = status_after_dropping(*arguments)
+        for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+            assert int(status[name], 16) == 0, name
+        assert status["NoNewPrivs"] == "1"
+        assert status["Uid"].split() == [user] * 4
+
+
+def test_a_user_there_is_none_of_is_named() -> None:
+    with pytest.raises(subprocess.CalledProcessError) as raised:
+        status_after_dropping("no-such-user")
+    assert "no-such-user" in raised.value.stderr
+
+
+def capabilities(pid: int) -> set[int]:
+    """Of every thread."""
+    found = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        (line,) = (line for line in (task / "status").read_text().splitlines() if line.startswith("CapEff"))
+        found.add(int(line.split()[1], 16))
+    return found
+
+
+@pytest.mark.lab
+def test_a_tunnel_without_privileges(lab: Lab) -> None:
+    with kept() as made:
+        left, right = lab.cabled()
+        end, other = lab.end(left, SUBJECT), lab.end(right, SUBJECT)
+        environ = {"WGFAST_KEEPER_FD": str(made.theirs.fileno()), "WGFAST_THREADS": "2"}
+        end.start(environ=environ, keep=[made.theirs.fileno()])
+        other.start()
+        for each in (end, other):
+            each.up()
+        other.add_peer(end)
+        end.add_peer(other, at="192.0.2.2:51820")
+        wait_ping(left, other.address)
+        assert capabilities(end.pid) == {0}
+        end.set("fwmark", "0x77")
+        end.set("listen-port", "51999")
+        exchange(left, right, other.address)
+        assert "fwmark: 0x77" in end.wg("show")
+        left.ip("rule add fwmark 0x77 blackhole")
+        wait_until(lambda: end.wg("show", "fwmark").strip() == "0x77", "the mark")
+        with pytest.raises(Exception, match="ping"):
+            wait_ping(left, other.address, 1.0)

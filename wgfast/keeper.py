@@ -1,0 +1,149 @@
+"""Privileges in one small process, packets in another.
+
+What touches packets needs CAP_NET_ADMIN only to open its interface and, later, for two things: the mark of
+new sockets, and buffers for them beyond what the system gives everybody. So it drops all privileges once the
+interface is open, and hands new sockets to a process that has kept them (`Keeper`), which does just that. The
+two speak over a pair of Unix sockets: a request is a mark and one or two UDP sockets, its answer an errno.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from wgfast.errors import InterfaceError
+
+BUFFER: Final = 4 << 20  # bytes, as the core wishes for (core/udp.c)
+_REQUEST: Final = struct.Struct("=I")
+_ANSWER: Final = struct.Struct("=i")
+_PATIENCE: Final = 5.0  # seconds, for what takes microseconds
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+_PR_CAPBSET_DROP: Final = 24
+_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_CAP_AMBIENT: Final = 47
+_PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+_CAPABILITY_VERSION_3: Final = 0x20080522
+_LAST_CAPABILITY: Final = 63
+
+
+# ---- with privileges ----
+
+
+class Keeper:
+    """The side that has kept them. `theirs` goes to the other process, by fork and exec."""
+
+    def __init__(self) -> None:
+        self._ours, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+    def fileno(self) -> int:
+        return self._ours.fileno()
+
+    def hand_over(self) -> None:
+        """The other process has its end: from now on its death can be seen here."""
+        self.theirs.close()
+
+    def serve(self) -> bool:
+        """Answers one request. False: the other process is gone."""
+        data, sockets = _receive(self._ours)
+        if not data:
+            return False
+        code = 0
+        try:
+            if len(data) != _REQUEST.size:
+                raise OSError(errno.EPROTO, "a request is a mark")
+            for each in sockets:
+                _prepare(each, _REQUEST.unpack(data)[0])
+        except OSError as error:
+            code = error.errno or errno.EIO
+        finally:
+            for each in sockets:
+                each.close()
+        self._ours.send(_ANSWER.pack(code))
+        return True
+
+    def close(self) -> None:
+        self._ours.close()
+        self.theirs.close()
+
+
+def _receive(end: socket.socket) -> tuple[bytes, list[socket.socket]]:
+    numbers = array.array("i")
+    try:
+        data, ancillary, _, _ = end.recvmsg(
+            64, socket.CMSG_SPACE(2 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC
+        )
+    except ConnectionError:
+        return b"", []
+    for level, kind, value in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(value[: len(value) // numbers.itemsize * numbers.itemsize])
+    return data, [socket.socket(fileno=number) for number in numbers]
+
+
+def _prepare(each: socket.socket, mark: int) -> None:
+    """OSError for what is no UDP socket: whoever asks shall get nothing else done."""
+    if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_DGRAM:
+        raise OSError(errno.EPROTOTYPE, "not a UDP socket")
+    each.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+    each.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+    each.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
+
+
+# ---- without ----
+
+
+def asking(end: socket.socket) -> Callable[[int, int, int], None]:
+    """What `Core.set_keeper` takes: asks the keeper at the other end, and waits."""
+    end.settimeout(_PATIENCE)
+
+    def prepare(fd4: int, fd6: int, mark: int) -> None:
+        fds = [fd for fd in (fd4, fd6) if fd >= 0]
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        try:
+            end.sendmsg([_REQUEST.pack(mark)], rights)
+            answer = end.recv(_ANSWER.size)
+        except TimeoutError:
+            raise OSError(errno.ETIMEDOUT, "whoever keeps the privileges does not answer") from None
+        if len(answer) != _ANSWER.size:
+            raise OSError(errno.EPIPE, "whoever keeps the privileges is gone")
+        code = _ANSWER.unpack(answer)[0]
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    return prepare
+
+
+def drop_privileges(user: str | None = None) -> None:
+    """No capability is left, nor can one come back; `user`: that user from now on, which takes CAP_SETUID.
+    While the process has one thread: capabilities are a thread's. InterfaceError: it could not be done."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        _must(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+        for capability in range(_LAST_CAPABILITY + 1):
+            libc.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)  # there are fewer, and it takes CAP_SETPCAP
+        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+        if user is not None:
+            entry = pwd.getpwnam(user)
+            os.setgroups([])
+            os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+            os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+        _must(libc.capset(header, (ctypes.c_uint32 * 6)()))
+    except KeyError:
+        raise InterfaceError(f"user {user!r}: there is none of that name") from None
+    except OSError as error:
+        raise InterfaceError(f"privileges cannot be dropped: {error.strerror}") from error
+
+
+def _must(result: int) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
