@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ._core import Endpoint, ReplayWindow, open, seal
     from .allowedips import AllowedIPs
+    from .config_secret import key_from_command, key_from_environment, key_from_file
     from .control import News
     from .device import Device, DeviceStats
     from .engine import Batch, Engine
@@ -67,6 +68,9 @@ __all__ = [
     "__version__",
     "generate_preshared_key",
     "generate_private_key",
+    "key_from_command",
+    "key_from_environment",
+    "key_from_file",
     "open",
     "public_key",
     "seal",
@@ -75,6 +79,7 @@ __all__ = [
 _HOMES = {
     "_core": ("Endpoint", "ReplayWindow", "open", "seal"),
     "allowedips": ("AllowedIPs",),
+    "config_secret": ("key_from_command", "key_from_environment", "key_from_file"),
     "control": ("News",),
     "device": ("Device", "DeviceStats"),
     "engine": ("Batch", "Engine"),
