@@ -73,10 +73,11 @@ def test_the_device_first_then_the_peers(served: Served, device: Device) -> None
     found = lines(answer)
     names = [key for key, _ in found]
     first = names.index("public_key")
-    assert names[:6] == ["version", "threads", "sessions", "staged", "packet_memory_ceiling", "aead_kernel"]
+    numbers = ["threads", "queues", "sessions", "staged", "packet_memory_ceiling"]
+    assert names[:7] == ["version", *numbers, "aead_kernel"]
     drops = [f"drop_{name}" for name in _core.DROP_NAMES]
     offloads = [f"offload_{name}" for name in _core.OFFLOAD_NAMES]
-    assert names[6:first] == drops + offloads
+    assert names[7:first] == drops + offloads
     values = dict(found[:first])
     assert values["version"] == __version__
     assert values["aead_kernel"] == _core.aead_kernel()

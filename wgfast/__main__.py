@@ -5,10 +5,33 @@ The daemon's way through here loads nothing that the subcommands need: an idle t
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Final
 
-COMMANDS: Final = ("demo", "doctor", "genkey", "genpsk", "pubkey")
+COMMANDS: Final = (
+    "addconf",
+    "capture",
+    "completion",
+    "demo",
+    "doctor",
+    "down",
+    "genkey",
+    "genpsk",
+    "metrics",
+    "pubkey",
+    "qr",
+    "run",
+    "save",
+    "set",
+    "setconf",
+    "show",
+    "showconf",
+    "strip",
+    "syncconf",
+    "top",
+    "up",
+)
 
 USAGE: Final = f"""\
 usage: wgfast [-f|--foreground] INTERFACE   run the WireGuard interface INTERFACE, configured by wg(8)
@@ -17,14 +40,20 @@ usage: wgfast [-f|--foreground] INTERFACE   run the WireGuard interface INTERFAC
        wgfast --help | --version
 
 environment: LOG_LEVEL=silent|error|verbose|debug, WG_PROCESS_FOREGROUND=1, WG_TUN_FD, WG_UAPI_FD,
-             WGFAST_THREADS=N, WGFAST_AEAD=KERNEL, WGFAST_OFFLOAD=none|-NAME,... (see wgfast doctor)
+             WGFAST_THREADS=N, WGFAST_QUEUES=N, WGFAST_AEAD=KERNEL, WGFAST_OFFLOAD=none|-NAME,... (see
+             wgfast doctor), WGFAST_LOG_FORMAT=text|json, WGFAST_KEYLOG=FILE (every session's keys!)
 """
 USAGE_STATUS: Final = 2
+COMPLETE: Final = "_WGFAST_COMPLETE"  # a shell asks how the command line may go on
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line (without the program's name) and returns the exit status."""
     given = sys.argv[1:] if arguments is None else arguments
+    if COMPLETE in os.environ:
+        from wgfast.cli.completion import answer
+
+        return answer()
     if given and given[0] in COMMANDS:
         from wgfast.cli import run_command
 

@@ -370,6 +370,7 @@ def statistics(device: Device) -> Iterator[bytes]:
     lines = [
         f"version={__version__}\n",
         f"threads={stats.threads}\n",
+        f"queues={stats.queues}\n",
         f"sessions={stats.sessions}\n",
         f"staged={stats.staged}\n",
         f"packet_memory_ceiling={stats.packet_memory_ceiling}\n",

@@ -11,11 +11,27 @@ from wgfast import __version__
 
 # Name to the module that has it; the command there is named NAME_command.
 _HOMES: Final = {
+    "addconf": "setconf",
+    "capture": "capture",
+    "completion": "completion",
     "demo": "demo",
     "doctor": "doctor",
+    "down": "down",
     "genkey": "keys",
     "genpsk": "keys",
+    "metrics": "metrics",
     "pubkey": "keys",
+    "qr": "qr",
+    "run": "run",
+    "save": "save",
+    "set": "set",
+    "setconf": "setconf",
+    "show": "show",
+    "showconf": "showconf",
+    "strip": "strip",
+    "syncconf": "setconf",
+    "top": "top",
+    "up": "up",
 }
 
 

@@ -1,0 +1,25 @@
+"""What systemd is told of a service (sd_notify(3)), where there is one that listens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping
+
+
+def notify(text: str, environ: Mapping[str, str] = os.environ) -> None:
+    """Sends "READY=1", "STATUS=...", "WATCHDOG=1", "STOPPING=1". Nobody listens: nothing happens."""
+    path = environ.get("NOTIFY_SOCKET", "")
+    if not path.startswith(("/", "@")):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+        end.sendto(text.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds within which "WATCHDOG=1" is expected, again and again; None: it is not."""
+    usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
+    if not (usec.isascii() and usec.isdigit() and int(usec)) or pid not in ("", str(os.getpid())):
+        return None
+    return int(usec) / 1e6

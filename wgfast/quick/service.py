@@ -1,0 +1,137 @@
+"""An interface as a service in the foreground: two processes, of which only this small one keeps privileges.
+
+The other one, a daemon as any, carries the packets and has dropped all privileges (keeper.py). This one runs
+hooks, sets up what is around the interface and takes it down again, sets the marks of the other's sockets,
+and tells systemd how things stand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Final
+
+from wgfast import client
+from wgfast.keeper import Keeper
+from wgfast.notify import notify, watchdog_interval
+from wgfast.quick import bringup, implementation, teardown
+from wgfast.quick.errors import TIMED_OUT, QuickError
+from wgfast.quick.implementation import TIMEOUT, daemon_environment
+from wgfast.quick.journal import Report
+from wgfast.quick.target import Target
+
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_LOOK: Final = 0.02  # seconds between looks at a daemon that starts
+_END: Final = 5.0  # that a daemon may take to end
+
+
+class Service:
+    """`user`: as whom the packets are carried, None: as ourselves, without privileges."""
+
+    def __init__(self, target: Target, report: Report, user: str | None = None) -> None:
+        self._target = target
+        self._report = report
+        self._user = user
+        self._keeper = Keeper()
+        self._daemon: subprocess.Popen[bytes] | None = None
+        self._woken = threading.Event()
+        self._asked = False
+        self._mark = 0
+
+    def run(self) -> None:
+        """Up, until a signal or the daemon's end, and down. QuickError and ConfigFileError as for up() and
+        down(), and if the daemon has died."""
+        try:
+            bringup.up(self._target, self._report, self._start)
+            self._mark = implementation.get(self._target.interface).fwmark
+            with _answered_by(self._ask):
+                notify(f"READY=1\nSTATUS={self._target.interface} is up")
+                self._wait()
+                notify("STOPPING=1")
+                if self._asked:
+                    teardown.down(self._target, self._report)
+        finally:
+            self._end()
+        if not self._asked:
+            raise QuickError(f"{self._target.interface}: its daemon has ended: LOG_LEVEL=verbose shows why")
+
+    # ---- the other process ----
+
+    def _start(self, name: str) -> None:
+        """A quick.Start."""
+        given = self._keeper.theirs.fileno()
+        environ = {**daemon_environment(), "WGFAST_KEEPER_FD": str(given)}
+        if self._user:
+            environ["WGFAST_USER"] = self._user
+        self._daemon = subprocess.Popen(
+            [sys.executable, "-m", "wgfast", "-f", "--", name],
+            stdin=subprocess.DEVNULL,
+            env=environ,
+            cwd="/",
+            pass_fds=[given],
+            start_new_session=True,  # a terminal's interrupt is for us: we end it
+        )
+        self._keeper.hand_over()
+        threading.Thread(target=self._keep, daemon=True).start()
+        self._await_answer(name)
+
+    def _await_answer(self, name: str) -> None:
+        assert self._daemon
+        deadline = time.monotonic() + TIMEOUT
+        while not client.answers(name):
+            if self._daemon.poll() is not None:
+                raise QuickError(f"{name}: the daemon did not start, see above", self._daemon.returncode or 1)
+            if time.monotonic() > deadline:
+                raise QuickError(f"{name}: the daemon did not start within {TIMEOUT:.0f} s", TIMED_OUT)
+            time.sleep(_LOOK)
+
+    def _keep(self) -> None:
+        """A thread: serves the daemon while it lives, and says when it does no more."""
+        while self._keeper.serve():
+            pass
+        self._woken.set()
+
+    def _end(self) -> None:
+        """Nothing is left behind, whatever was reached."""
+        self._keeper.close()
+        if not self._daemon:
+            return
+        self._daemon.terminate()
+        try:
+            self._daemon.wait(_END)
+        except subprocess.TimeoutExpired:
+            self._daemon.kill()
+            self._daemon.wait()
+        teardown.clean_up(self._target, self._report, self._mark)
+
+    # ---- until it ends ----
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self._asked = True
+        self._woken.set()
+
+    def _wait(self) -> None:
+        interval = watchdog_interval()
+        while not self._woken.wait(interval / 2 if interval else None):
+            if client.answers(self._target.interface):
+                notify("WATCHDOG=1")
+
+
+@contextlib.contextmanager
+def _answered_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """The signals that end a service are its own to heed."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number in _SIGNALS:
+            if before[number] != signal.SIG_IGN:
+                signal.signal(number, handler)
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous)
