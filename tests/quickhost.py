@@ -14,11 +14,13 @@ from typing import Any
 import quickstate
 from lab.namespace import Namespace, cable
 from lab.programs import implementation, require
-from lab.topology import Lab, genkey, pubkey
+from lab.topology import Lab
+
+from wgfast import generate_private_key, public_key
 
 WGFAST = (sys.executable, "-m", "wgfast")
-PRIVATE_KEY = genkey()
-PEERS = [pubkey(genkey()) for _ in range(3)]
+PRIVATE_KEY = str(generate_private_key())
+PEERS = [str(public_key(generate_private_key())) for _ in range(3)]
 
 
 @dataclass

@@ -43,10 +43,9 @@ def kept() -> Iterator[keeper.Keeper]:
     try:
         yield made
     finally:
-        made._ours.shutdown(socket.SHUT_RDWR)  # a daemon may still have the other end
+        made.close()  # a daemon may still have the other end
         thread.join(5)
         assert not thread.is_alive()
-        made.close()
 
 
 def udp(family: socket.AddressFamily) -> socket.socket:
@@ -60,7 +59,7 @@ def mark_of(end: socket.socket) -> int:
 @pytest.mark.lab
 def test_marks_and_buffers_are_set_for_whoever_may_not() -> None:
     with kept() as made, udp(socket.AF_INET) as four, udp(socket.AF_INET6) as six:
-        prepare = keeper.asking(made.theirs)
+        prepare = keeper.Kept(made.theirs).prepare
         prepare(four.fileno(), six.fileno(), 0xFFFFFFFE)
         for end in (four, six):
             assert mark_of(end) == 0xFFFFFFFE
@@ -72,7 +71,7 @@ def test_marks_and_buffers_are_set_for_whoever_may_not() -> None:
 
 def test_nothing_else_is_done_for_them(tmp_path: Path) -> None:
     with kept() as made, socket.socket() as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as local:
-        prepare = keeper.asking(made.theirs)
+        prepare = keeper.Kept(made.theirs).prepare
         for end in (stream, local):
             with pytest.raises(OSError, match=r"\[Errno") as raised:
                 prepare(end.fileno(), -1, 7)
@@ -85,13 +84,13 @@ def test_a_keeper_that_is_gone_or_silent_is_an_error(monkeypatch: pytest.MonkeyP
     with udp(socket.AF_INET) as end:
         monkeypatch.setattr(keeper, "_PATIENCE", 0.05)
         silent = keeper.Keeper()
-        prepare = keeper.asking(silent.theirs)
+        prepare = keeper.Kept(silent.theirs).prepare
         with pytest.raises(OSError, match="does not answer"):
             prepare(end.fileno(), -1, 0)
         gone, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         gone.close()
         with pytest.raises(OSError, match=r"gone|Broken pipe"):
-            keeper.asking(theirs)(end.fileno(), -1, 0)
+            keeper.Kept(theirs).prepare(end.fileno(), -1, 0)
         silent.close()
         theirs.close()
 

@@ -216,11 +216,12 @@ class Daemon:
         """Before there is another thread than this one."""
         if settings.keeper_fd is None:
             return
-        from wgfast import keeper
+        from wgfast.keeper import Kept, drop_privileges
 
-        end = self._stack.enter_context(socket.socket(fileno=settings.keeper_fd))
-        self._device.core.set_keeper(keeper.asking(end))
-        keeper.drop_privileges(settings.user)
+        self._kept = Kept(socket.socket(fileno=settings.keeper_fd))
+        self._watch(self._kept, self._keeper_spoke)
+        self._device.core.set_keeper(self._kept.prepare)
+        drop_privileges(settings.user)
 
     def _mtu(self) -> int:
         state = self.interface.state()
@@ -247,6 +248,10 @@ class Daemon:
 
     def _signalled(self) -> None:
         self._stop(self._signals.take())
+
+    def _keeper_spoke(self) -> None:
+        if self._kept.is_gone():
+            self._stop("whoever keeps its privileges is gone")
 
     def _file_changed(self) -> None:
         self._file.take()

@@ -9,13 +9,13 @@ two speak over a pair of Unix sockets: a request is a mark and one or two UDP so
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import os
 import pwd
 import socket
 import struct
-from collections.abc import Callable
 from typing import Final
 
 from wgfast.errors import InterfaceError
@@ -66,10 +66,14 @@ class Keeper:
         finally:
             for each in sockets:
                 each.close()
-        self._ours.send(_ANSWER.pack(code))
+        with contextlib.suppress(OSError):  # the next request tells that nobody is there
+            self._ours.send(_ANSWER.pack(code))
         return True
 
     def close(self) -> None:
+        """Also ends a serve() that waits in another thread."""
+        with contextlib.suppress(OSError):
+            self._ours.shutdown(socket.SHUT_RDWR)
         self._ours.close()
         self.theirs.close()
 
@@ -80,7 +84,7 @@ def _receive(end: socket.socket) -> tuple[bytes, list[socket.socket]]:
         data, ancillary, _, _ = end.recvmsg(
             64, socket.CMSG_SPACE(2 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC
         )
-    except ConnectionError:
+    except OSError:  # closed, here or there
         return b"", []
     for level, kind, value in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
@@ -100,16 +104,31 @@ def _prepare(each: socket.socket, mark: int) -> None:
 # ---- without ----
 
 
-def asking(end: socket.socket) -> Callable[[int, int, int], None]:
-    """What `Core.set_keeper` takes: asks the keeper at the other end, and waits."""
-    end.settimeout(_PATIENCE)
+class Kept:
+    """The side without. `prepare` is what `Core.set_keeper` takes; `fileno()` is readable once the keeper is
+    gone."""
 
-    def prepare(fd4: int, fd6: int, mark: int) -> None:
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._end.settimeout(_PATIENCE)
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    def is_gone(self) -> bool:
+        """`fileno()` is readable: takes note, so that it is not."""
+        try:
+            return not self._end.recv(_ANSWER.size)  # else: an answer that came too late
+        except OSError:
+            return True
+
+    def prepare(self, fd4: int, fd6: int, mark: int) -> None:
+        """Asks, and waits. OSError: it was refused, or nobody answers."""
         fds = [fd for fd in (fd4, fd6) if fd >= 0]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         try:
-            end.sendmsg([_REQUEST.pack(mark)], rights)
-            answer = end.recv(_ANSWER.size)
+            self._end.sendmsg([_REQUEST.pack(mark)], rights)
+            answer = self._end.recv(_ANSWER.size)
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, "whoever keeps the privileges does not answer") from None
         if len(answer) != _ANSWER.size:
@@ -118,7 +137,8 @@ def asking(end: socket.socket) -> Callable[[int, int, int], None]:
         if code:
             raise OSError(code, os.strerror(code))
 
-    return prepare
+    def close(self) -> None:
+        self._end.close()
 
 
 def drop_privileges(user: str | None = None) -> None:

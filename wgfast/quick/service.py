@@ -28,7 +28,7 @@ from wgfast.quick.target import Target
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _LOOK: Final = 0.02  # seconds between looks at a daemon that starts
-_END: Final = 5.0  # that a daemon may take to end
+_END: Final = 5.0  # that a daemon may take to end by itself
 
 
 class Service:
@@ -41,7 +41,8 @@ class Service:
         self._keeper = Keeper()
         self._daemon: subprocess.Popen[bytes] | None = None
         self._woken = threading.Event()
-        self._asked = False
+        self._asked = False  # to end
+        self._is_up = False
         self._mark = 0
 
     def run(self) -> None:
@@ -49,12 +50,14 @@ class Service:
         down(), and if the daemon has died."""
         try:
             bringup.up(self._target, self._report, self._start)
+            self._is_up = True
             self._mark = implementation.get(self._target.interface).fwmark
             with _answered_by(self._ask):
                 notify(f"READY=1\nSTATUS={self._target.interface} is up")
                 self._wait()
                 notify("STOPPING=1")
                 if self._asked:
+                    self._is_up = False
                     teardown.down(self._target, self._report)
         finally:
             self._end()
@@ -99,16 +102,18 @@ class Service:
 
     def _end(self) -> None:
         """Nothing is left behind, whatever was reached."""
+        # An interruption between the last step's end and our noting it has undone nothing.
+        left = self._is_up or (self._daemon is not None and client.answers(self._target.interface))
         self._keeper.close()
-        if not self._daemon:
-            return
-        self._daemon.terminate()
-        try:
-            self._daemon.wait(_END)
-        except subprocess.TimeoutExpired:
-            self._daemon.kill()
-            self._daemon.wait()
-        teardown.clean_up(self._target, self._report, self._mark)
+        if self._daemon:
+            try:
+                self._daemon.wait(_END)  # it sees that the keeper is gone
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(PermissionError):  # as another user, without CAP_KILL
+                    self._daemon.kill()
+                    self._daemon.wait()
+        if left:
+            teardown.clean_up(self._target, self._report, self._mark)
 
     # ---- until it ends ----
 

@@ -54,7 +54,12 @@ class _Teardown:
         the end."""
         limit = hooks.timeout()
         self._check()
-        self._execute("PreDown", self._config.pre_down, limit)
+        self._execute("PreDown", self._config.pre_down, limit)  # it may bring the interface back here
+        if self._links.index(self._name) is None:
+            raise QuickError(
+                f"{self._name}: answers, but is not in this network namespace: "
+                "go where it is (`ip netns exec NAMESPACE ...`)"
+            )
         if self._config.save_config:
             save(self._target, self._report)
         self._remove_rules(implementation.get(self._name).fwmark)
@@ -76,11 +81,6 @@ class _Teardown:
             self._remove_idle_rules()
             self._remove_rest()
             raise
-        if self._links.index(self._name) is None:
-            raise QuickError(
-                f"{self._name}: answers, but is not in this network namespace: "
-                "go where it is (`ip netns exec NAMESPACE ...`)"
-            )
 
     def _execute(self, key: str, commands: list[str], limit: float | None) -> None:
         hooks.execute(key, commands, self._name, variables(self._target), self._report, limit)
