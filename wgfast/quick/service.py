@@ -20,7 +20,7 @@ from typing import Final
 from wgfast import client
 from wgfast.keeper import Keeper
 from wgfast.notify import notify, watchdog_interval
-from wgfast.quick import bringup, implementation, teardown
+from wgfast.quick import bringup, teardown
 from wgfast.quick.errors import TIMED_OUT, QuickError
 from wgfast.quick.implementation import TIMEOUT, daemon_environment
 from wgfast.quick.journal import Report
@@ -43,7 +43,6 @@ class Service:
         self._woken = threading.Event()
         self._asked = False  # to end
         self._is_up = False
-        self._mark = 0
 
     def run(self) -> None:
         """Up, until a signal or the daemon's end, and down. QuickError and ConfigFileError as for up() and
@@ -51,7 +50,6 @@ class Service:
         try:
             bringup.up(self._target, self._report, self._start)
             self._is_up = True
-            self._mark = implementation.get(self._target.interface).fwmark
             with _answered_by(self._ask):
                 notify(f"READY=1\nSTATUS={self._target.interface} is up")
                 self._wait()
@@ -113,7 +111,7 @@ class Service:
                     self._daemon.kill()
                     self._daemon.wait()
         if left:
-            teardown.clean_up(self._target, self._report, self._mark)
+            teardown.clean_up(self._target, self._report)
 
     # ---- until it ends ----
 

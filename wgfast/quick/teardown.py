@@ -32,10 +32,10 @@ def down(target: Target, report: Report) -> None:
         _Teardown(target, netlink, report).run()
 
 
-def clean_up(target: Target, report: Report, mark: int) -> None:
-    """What is left of an interface that went away by itself: its daemon died. `mark` is the one it had."""
+def clean_up(target: Target, report: Report) -> None:
+    """What is left of an interface that went away by itself: its daemon died."""
     with IPRoute(ext_ack=True) as netlink:
-        _Teardown(target, netlink, report).clean_up(mark)
+        _Teardown(target, netlink, report).clean_up()
 
 
 class _Teardown:
@@ -67,9 +67,9 @@ class _Teardown:
         self._remove_rest()
         self._execute("PostDown", self._config.post_down, limit)
 
-    def clean_up(self, mark: int) -> None:
-        self._remove_rules(mark)
+    def clean_up(self) -> None:
         self._links.delete(self._name)
+        self._remove_idle_rules()
         self._remove_rest()
         self._execute("PostDown", self._config.post_down, hooks.timeout())
 
