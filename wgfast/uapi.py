@@ -55,7 +55,7 @@ class PeerBlock:
     public_key: bytes
     remove: bool = False
     update_only: bool = False
-    preshared_key: bytes | None = None
+    preshared_key: bytes | None = field(default=None, repr=False)
     endpoint: Endpoint | None = None
     endpoint_host: str | None = None  # "": its name is dropped, as by an endpoint alone
     persistent_keepalive: int | None = None
@@ -67,7 +67,7 @@ class PeerBlock:
 class SetRequest:
     """A whole set, every value of it valid. None: not mentioned; a private key of zeros: none."""
 
-    private_key: bytes | None = None
+    private_key: bytes | None = field(default=None, repr=False)
     listen_port: int | None = None
     fwmark: int | None = None
     replace_peers: bool = False
