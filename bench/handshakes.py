@@ -1,0 +1,158 @@
+"""How many handshakes does a responder answer, and what does each cost it?
+
+    python bench/handshakes.py                       wgfast beside wireguard-go
+    python bench/handshakes.py --impl wgfast,boringtun --rounds 7
+
+As root. Each round starts every implementation anew in a network namespace, gives it so many peers, and sends
+each peer's initiation, made beforehand, over loopback, with a few on their way at once, so that nobody is
+under load and asks for cookies. What counts is a response for the right initiator; the daemon's processor time is
+that of all its threads. Every peer's first handshake includes the static-static Diffie-Hellman. Medians, and
+the ratio to the last implementation within each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import ctypes
+import hashlib
+import os
+import socket
+import statistics
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from compare_contestants import Implementation, parse_implementations
+from compare_lab import QUIET, Namespace, run, terminated_as_interrupted, wait_until
+
+from wgfast import _core, generate_private_key, noise, public_key
+
+PORT = 51820
+AT_ONCE = 8
+PATIENCE = 2.0  # seconds without any response
+_TICKS = os.sysconf("SC_CLK_TCK")
+_CLONE_NEWNET = 0x40000000
+
+
+def initiations(keys: list[bytes], responder: bytes) -> list[bytes]:
+    """One from each of these private keys; the sender's index is its number from 1 on."""
+    core = _core.Core(0)
+    peer = core.add_peer(responder)
+    mac_key = hashlib.blake2s(b"mac1----" + responder).digest()
+    stamper = noise.Tai64n()
+    made = []
+    for number, key in enumerate(keys, 1):
+        core.set_identity(key, bytes(public_key(key)))
+        result = noise.create_initiation(core, peer, stamper.stamp(number, _core.clock_now(), time.time_ns()))
+        assert not isinstance(result, int)
+        body = bytearray(result[1][:116])
+        struct.pack_into("<I", body, 4, number)
+        mac1 = hashlib.blake2s(body, key=mac_key, digest_size=16).digest()
+        made.append(bytes(body) + mac1 + bytes(16))
+    return made
+
+
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """This thread's new sockets are in there."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{namespace.name}", os.O_RDONLY)
+    try:
+        assert libc.setns(there, _CLONE_NEWNET) == 0
+        yield
+    finally:
+        libc.setns(before, _CLONE_NEWNET)
+        os.close(there)
+        os.close(before)
+
+
+def cpu_seconds(pids: list[int]) -> float:
+    total = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / _TICKS
+
+
+def exchange(messages: list[bytes]) -> tuple[int, float]:
+    """How many were answered, and in what time. Those that are not are not sent again."""
+    answered: set[int] = set()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as end:
+        end.settimeout(PATIENCE)
+        end.connect(("127.0.0.1", PORT))
+        begin = time.perf_counter()
+        for message in messages[:AT_ONCE]:
+            end.send(message)
+        following = AT_ONCE
+        try:
+            while len(answered) < len(messages):
+                answer = end.recv(200)
+                if len(answer) == 92 and answer[0] == 2:
+                    answered.add(struct.unpack_from("<I", answer, 8)[0])
+                if following < len(messages):
+                    end.send(messages[following])
+                    following += 1
+        except TimeoutError:
+            pass
+        return len(answered), time.perf_counter() - begin
+
+
+def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
+    """Handshakes a second, and microseconds of processor time for each."""
+    interface = f"wgh{os.getpid()}"
+    own = generate_private_key()
+    keys = [bytes(generate_private_key()) for _ in range(peers)]
+    lines = [f"[Interface]\nPrivateKey = {own}\nListenPort = {PORT}"]
+    for number, key in enumerate(keys):
+        public = base64.b64encode(bytes(public_key(key))).decode()
+        address = ".".join(map(str, (number + (10 << 24)).to_bytes(4, "big")))
+        lines.append(f"[Peer]\nPublicKey = {public}\nAllowedIPs = {address}/32")
+    namespace = Namespace(f"wgfast-handshakes-{os.getpid()}")
+    path = Path("/var/run/wireguard", f"{interface}.sock")
+    try:
+        namespace.make()
+        namespace.spawn(*implementation.argv(interface), environment={**QUIET, **implementation.environment})
+        wait_until(path.exists, f"{implementation.name}: its socket", 15)
+        run("wg", "setconf", interface, "/dev/stdin", stdin="\n".join(lines) + "\n", timeout=60)
+        namespace.ip("link", "set", interface, "up")
+        messages = initiations(keys, bytes(public_key(own)))
+        pids = namespace.pids()
+        before = cpu_seconds(pids)
+        with inside(namespace):
+            answered, seconds = exchange(messages)
+        cost = cpu_seconds(pids) - before
+    finally:
+        namespace.close()
+        path.unlink(missing_ok=True)
+    if answered < peers * 0.99:
+        raise SystemExit(f"{implementation.name}: {answered} of {peers} initiations were answered")
+    return answered / seconds, cost / answered * 1e6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--impl", default="wgfast,wireguard-go")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--peers", type=int, default=3000)
+    options = parser.parse_args()
+    contestants = [make() for make in parse_implementations([options.impl]).values()]
+    figures: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contestants}
+    with terminated_as_interrupted():
+        for _ in range(options.rounds):
+            for each in contestants:
+                figures[each.name].append(sample(each, options.peers))
+    last = figures[contestants[-1].name]
+    print(f"{'':24}{'handshakes/s':>14}{'us of CPU each':>16}{'handshakes per CPU second':>28}")
+    for each in contestants:
+        mine = figures[each.name]
+        ratio = statistics.median(b[1] / a[1] for a, b in zip(mine, last, strict=True))
+        rate, cost = (statistics.median(column) for column in zip(*mine, strict=True))
+        print(f"{each.name:24}{rate:14.0f}{cost:16.0f}{1e6 / cost:20.0f}, {ratio:.2f} x")
+
+
+if __name__ == "__main__":
+    main()
