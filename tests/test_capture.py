@@ -113,6 +113,36 @@ def test_a_file_is_closed_to_others_even_where_it_was_open(tmp_path: Path) -> No
     assert path.read_bytes() == b""
 
 
+@pytest.mark.lab
+def test_a_file_of_somebody_else_is_not_written_to(tmp_path: Path) -> None:
+    """He made it ready, in /tmp say, and would read what is inside the tunnel."""
+    path = tmp_path / "file"
+    path.write_text("his")
+    os.chown(path, 65534, 65534)
+    with pytest.raises(OSError, match="belongs to user 65534"):
+        create_file(str(path))
+    assert path.read_text() == "his"
+
+
+def test_what_the_path_names_meanwhile_is_no_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    path.chmod(0o666)
+    really = os.open
+
+    def opened(name: str, *rest: int) -> int:
+        fd = really(name, *rest)
+        os.rename(name, f"{name}.moved")
+        os.mkfifo(name)
+        return fd
+
+    monkeypatch.setattr(os, "open", opened)
+    os.close(create_file(str(path)))
+    moved = tmp_path / "file.moved"
+    assert stat.S_IMODE(moved.stat().st_mode) == 0o600
+    assert moved.read_bytes() == b""
+
+
 @pytest.mark.parametrize(
     ("text", "size"), [("1", 1), ("65536", 65536), ("64K", 65536), ("2m", 2 << 20), ("1GiB", 1 << 30)]
 )

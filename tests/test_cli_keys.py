@@ -42,6 +42,17 @@ def test_pubkey_reads_what_wg_reads() -> None:
         assert bool(ours.err) == bool(theirs.err)
 
 
+def test_input_without_end_is_not_kept() -> None:
+    """Refused at the first byte that does not belong there."""
+    for words, source in ((["pubkey"], "yes"), (["pubkey"], f"printf %s {genkey()}; yes")):
+        command = f"ulimit -v 2000000; ( {source} ) | {' '.join([*WGFAST, *words])}"
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, timeout=20, check=False
+        )
+        assert done.returncode == 1
+        assert "Trailing characters found after key" in done.stderr
+
+
 @pytest.mark.parametrize("command", ["genkey", "genpsk"])
 def test_generated_keys_are_keys(command: str, tmp_path: Path) -> None:
     said = keys(WGFAST, command)

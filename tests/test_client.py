@@ -6,6 +6,7 @@ import base64
 import errno
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ def test_a_device_without_a_key_has_none(daemon: PlayedDaemon) -> None:
         (f"public_key={ONE.hex()}\nendpoint=example.org:5\n{FINE}", errno.EPROTO),
         (f"public_key={ONE.hex()}\nrx_bytes={1 << 64}\n{FINE}", errno.EPROTO),
         (f"public_key={ONE.hex()}\nrx_bytes={'9' * 5000}\n{FINE}", errno.EPROTO),
+        # Of one that was taken over: what would end whoever asks, or speak to his terminal.
+        (f"errno={'9' * 5000}\n\n", errno.EPROTO),
+        ("errno=99999999999\n\n", errno.EPROTO),
+        ("errno=\u00b2\n\n", errno.EPROTO),
+        ("errno=--5\n\n", errno.EPROTO),
+        (f"public_key={ONE.hex()}\nendpoint=[fe80::1%\x1b[2J]:5\n{FINE}", errno.EPROTO),
+        (f"public_key={ONE.hex()}\nendpoint=[fe80::1%a b]:5\n{FINE}", errno.EPROTO),
+        (f"public_key={ONE.hex()}\nendpoint=[fe80::1%{'9' * 5000}]:5\n{FINE}", errno.EPROTO),
+        (f"version=\x9b2J\n{FINE}", errno.EPROTO),
+        (f"version=a\tb\n{FINE}", errno.EPROTO),
     ],
 )
 def test_answers_that_are_none(daemon: PlayedDaemon, answer: str, code: int) -> None:
@@ -132,6 +143,7 @@ def test_answers_that_are_none(daemon: PlayedDaemon, answer: str, code: int) -> 
         (Endpoint("fe80::1%1", 5), f"[fe80::1%{socket.if_indextoname(1)}]:5"),
         (Endpoint("fe80::1%999999", 5), "[fe80::1%999999]:5"),
         (Endpoint("fe80::1%eth7", 5), "[fe80::1%eth7]:5"),
+        (Endpoint("fe80::1%\u00b2", 5), "[fe80::1%\u00b2]:5"),
         (Endpoint("2001:db8::1%1", 5), "[2001:db8::1%1]:5"),
     ],
 )
@@ -177,6 +189,36 @@ def test_a_daemon_that_hangs_does_not_hang_us(directory: Path, monkeypatch: pyte
         listener.listen()  # the kernel takes the connection, nobody else does
         with pytest.raises(OSError, match="stuck") as caught:
             client.get("stuck")
+    assert caught.value.errno == errno.ETIMEDOUT
+
+
+class Endless(PlayedDaemon):
+    """Answers for ever, a piece at a time."""
+
+    piece, pause = b"x=y\n", 0.0
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.recv(1 << 16)
+        while True:
+            connection.sendall(self.piece)
+            time.sleep(self.pause)
+
+
+def test_an_answer_without_end_is_not_kept(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_uapi, "ANSWER_MAX", 1 << 20)
+    monkeypatch.setattr(Endless, "piece", b"x=y\n" * 10000)
+    with Endless(directory, "wg0"), pytest.raises(OSError, match="wg0") as caught:
+        client.get("wg0")
+    assert caught.value.errno == errno.EMSGSIZE
+
+
+def test_an_answer_that_drips_does_not_hang_us(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_uapi, "TIMEOUT", 0.3)
+    monkeypatch.setattr(Endless, "pause", 0.05)
+    with Endless(directory, "wg0"):
+        assert not client.answers("wg0")
+        with pytest.raises(OSError, match="wg0") as caught:
+            client.get("wg0")
     assert caught.value.errno == errno.ETIMEDOUT
 
 

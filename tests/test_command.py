@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,80 @@ def test_every_command_explains_itself() -> None:
         done = run(command, "--help")
         assert done.returncode == 0
         assert "Usage: wgfast" in done.stdout
+
+
+PRINTING = [["--help"], ["show", "--help"], ["genkey"], ["completion", "bash"], ["doctor"], ["doctor", "--json"]]
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_output_that_cannot_be_written_is_said_in_a_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*WGFAST, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=20, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "wgfast: standard output: No space left on device\n")
+    closed = run_by_shell('exec "$@" >&-', *arguments)
+    assert (closed.returncode, closed.stderr) == (1, "wgfast: standard output: Bad file descriptor\n")
+
+
+@pytest.mark.parametrize("arguments", PRINTING)
+def test_a_reader_that_has_seen_enough_hears_nothing_more(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        done = subprocess.run(
+            [*WGFAST, *arguments], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=20, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_strip_into_a_closed_pipe_says_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "wg0.conf"
+    path.write_text("[Interface]\n")
+    done = run_by_shell('"$@" | true; exit ${PIPESTATUS[0]}', "strip", str(path))
+    assert (done.returncode, done.stderr) in [(1, ""), (0, "")]  # 0: the pipe took it before `true` ended
+
+
+def test_without_standard_input() -> None:
+    done = run_by_shell('exec "$@" <&-', "pubkey")
+    assert done.returncode == 1
+    assert "Key is not the correct length" in done.stderr
+
+
+def run_by_shell(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", script, "-", *WGFAST, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def test_an_interruption_at_any_time_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wgfast.cli.run_command", interrupted)
+    assert main(["show"]) == 130
+
+
+def test_a_name_that_was_meant_as_a_command_is_mentioned(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("wgfast.daemon.run", lambda *_: 0)
+    assert main(["shwo"]) == 0
+    assert not capsys.readouterr().err, "scripts hear nothing"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for name in ("wg0", "wg-home", "office", "vpn"):
+        assert main([name]) == 0
+        assert not capsys.readouterr().err
+    assert main(["--", "shwo"]) == 0
+    assert not capsys.readouterr().err
+    assert main(["shwo"]) == 0
+    assert capsys.readouterr().err == (
+        "wgfast: shwo is an interface now; if `wgfast show` was meant: `ip link delete shwo`\n"
+    )
 
 
 def test_the_doctor_names_the_kernel_in_use() -> None:

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 from wgfast import config, config_secret
 from wgfast.config_sections import CANONICAL
 from wgfast.errors import ConfigError
+from wgfast.quick import saving
+from wgfast.quick.errors import QuickError
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.conf"))
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
@@ -302,6 +304,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert refused(binary) == f"{binary}: has NUL bytes, so it is no text, or UTF-16; save it as UTF-8"
 
 
+def test_a_file_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "SIZE_MAX", 1 << 20)
+    with pytest.raises(config.ConfigFileError, match="^/dev/zero: cannot be read: File too large"):
+        config.read("/dev/zero")
+    with pytest.raises(QuickError, match="^/dev/zero: cannot be read: File too large"):
+        saving.strip("/dev/zero")
+
+
 def test_a_pipe_is_read_as_a_file_is() -> None:
     reading, writing = os.pipe()
     os.write(writing, INTERFACE.encode())
@@ -367,6 +377,13 @@ def test_a_key_from_a_command() -> None:
         config_secret.key_from_command(["sleep", "60"], timeout=0.05)
     with pytest.raises(ConfigError, match=r"^/none: cannot be run: No such file"):
         config_secret.key_from_command(["/none"])
+    # Neither what never ends, nor what goes on without its output, is waited for.
+    with pytest.raises(ConfigError, match=r"^yes: ended with status -13"):
+        config_secret.key_from_command(["yes", PRIVATE], timeout=20)
+    with pytest.raises(ConfigError, match=r"^sh: printed no key within"):
+        config_secret.key_from_command(["sh", "-c", f"echo {PRIVATE}; exec sleep 60 >&-"], timeout=0.3)
+    with pytest.raises(ConfigError, match=r"^sh: printed no key within"):
+        config_secret.key_from_command(["sh", "-c", "sleep 5 & wait"], timeout=0.3)
 
 
 def test_a_key_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import os
@@ -77,7 +78,68 @@ def test_nothing_else_is_done_for_them(tmp_path: Path) -> None:
                 prepare(end.fileno(), -1, 7)
             assert raised.value.errno == errno.EPROTOTYPE
         made.theirs.send(b"a mark of seven bytes"[:7])
-        assert struct.unpack("=i", made.theirs.recv(8)) == (errno.EPROTO,)
+        assert struct.unpack("=Ii", made.theirs.recv(8))[1] == errno.EPROTO
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def ask(end: socket.socket, fds: list[int]) -> int:
+    """An errno."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    end.sendmsg([struct.pack("=II", 1, 7)], rights)
+    return int(struct.unpack("=Ii", end.recv(8))[1])
+
+
+@pytest.mark.lab
+def test_whatever_is_sent_the_keeper_goes_on_and_keeps_nothing() -> None:
+    """Whoever carries packets may have been taken over by what it carried."""
+    with kept() as made, udp(socket.AF_INET) as good, socket.socket() as stream:
+        made.theirs.settimeout(5)
+        before = descriptors()
+        reading, writing = os.pipe()
+        for fds, code in (
+            ([reading], errno.ENOTSOCK),
+            ([writing, good.fileno()], errno.ENOTSOCK),
+            ([stream.fileno(), reading], errno.EPROTOTYPE),
+            ([good.fileno()] * 3, errno.EBADF),  # more than it takes
+            ([], errno.EBADF),  # nothing was marked
+            ([good.fileno()], 0),
+        ):
+            assert ask(made.theirs, fds) == code
+        os.close(reading)
+        os.close(writing)
+        assert descriptors() == before
+        assert mark_of(good) == 7
+
+
+@pytest.mark.lab
+def test_only_udp_is_marked_of_all_that_has_datagrams() -> None:
+    lite = 136  # IPPROTO_UDPLITE
+    with kept() as made:
+        try:
+            end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, lite)
+        except OSError:
+            pytest.skip("this kernel has no UDP-Lite")
+        with end:
+            assert ask(made.theirs, [end.fileno()]) == errno.EPROTOTYPE
+            assert mark_of(end) == 0
+
+
+def test_a_late_answer_is_none_to_what_was_asked_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a mark would count as set that was refused."""
+    monkeypatch.setattr(keeper, "_PATIENCE", 0.1)
+    keeps, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with keeps, ours, udp(socket.AF_INET) as end:
+        kept_by = keeper.Kept(ours)
+        with pytest.raises(OSError, match="does not answer"):
+            kept_by.prepare(end.fileno(), -1, 1)
+        number, _ = struct.unpack("=II", keeps.recv(64))
+        keeps.send(struct.pack("=Ii", number, 0))
+        keeps.send(struct.pack("=Ii", number + 1, errno.EPERM))
+        with pytest.raises(PermissionError):
+            kept_by.prepare(end.fileno(), -1, 2)
 
 
 def test_a_keeper_that_is_gone_or_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from lab.topology import Lab
 from lab.traffic import exchange, ping, wait_ping
 from quickhost import ADDRESS, V4, WGFAST, Host, interface, peer
 
+from wgfast import notify as notify_module
 from wgfast.notify import notify, watchdog_interval
 
 UNIT = Path(__file__).parent.parent / "examples/systemd/wgfast@.service"
@@ -121,6 +122,58 @@ def test_the_daemon_dies_and_all_of_it_goes(host: Host) -> None:
 
 
 @lab_only
+def test_interrupted_when_the_daemon_has_died(host: Host) -> None:
+    """Half a clean-up would leave rules and name servers behind."""
+    before = host.state()
+    hooks = ("PostDown = echo first; sleep 1; echo still", "PostDown = echo last")
+    service = start(host, host.write(interface(ADDRESS, "PostUp = echo up", *hooks) + peer(0, "0.0.0.0/0", V4)))
+    wait_until(lambda: "\nup\n" in service.output, "it is up", 15)
+    os.kill(daemon_of(service), signal.SIGKILL)
+    wait_until(lambda: "\nfirst\n" in service.output, "it cleans up", 15)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        service.signal(number)
+    assert service.wait(20) == 1
+    assert "\nstill\n" in service.output
+    assert "\nlast\n" in service.output
+    assert host.state() == before
+
+
+@lab_only
+def test_a_port_that_it_could_never_open(host: Host) -> None:
+    """Else the service is up, and hears nothing."""
+    before = host.state()
+    host.namespace.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=1024")
+    path = host.write(interface(ADDRESS, "ListenPort = 443", "PreUp = echo never"))
+    refused = host.namespace.run(*WGFAST, "run", str(path), check=False, timeout=20)
+    assert refused.returncode == 1
+    assert "ListenPort = 443" in refused.stderr
+    assert "ip_unprivileged_port_start=443" in refused.stderr
+    assert "never" not in refused.stdout
+    assert host.state() == before
+    host.namespace.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=443")
+    service = start(host, path)
+    wait_until(lambda: answers(host), "it answers", 15)
+    wait_until(lambda: ":443" in host.namespace.run("ss", "-lun").stdout, "it listens", 15)
+    assert end(service) == 0
+
+
+@lab_only
+def test_its_socket_may_be_changed_as_long_as_it_is_there(host: Host) -> None:
+    """Who carries packets as another user cannot look into its directory."""
+    service = host.namespace.spawn(
+        *WGFAST, "run", "--user", "nobody", str(host.write(interface(ADDRESS, "PostUp = echo up")))
+    )
+    wait_until(lambda: "\nup\n" in service.output, "it is up", 15)
+    socket_ = Path(f"/var/run/wireguard/{host.name}.sock")
+    socket_.chmod(0o660)
+    socket_.chmod(0o600)
+    for _ in range(3):
+        assert answers(host)
+    socket_.unlink()
+    assert service.wait(20) == 1
+
+
+@lab_only
 @pytest.mark.parametrize("hook", ["PreUp", "PostUp"])
 def test_interrupted_on_the_way_up(host: Host, hook: str) -> None:
     before = host.state()
@@ -195,6 +248,18 @@ def test_nobody_listens(tmp_path: Path) -> None:
         end_.bind(f"\0wgfast-test-{os.getpid()}")
         notify("READY=1", {"NOTIFY_SOCKET": f"@wgfast-test-{os.getpid()}"})
         assert end_.recv(99) == b"READY=1"
+
+
+def test_somebody_listens_and_never_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that waits for him for ever could not be ended."""
+    monkeypatch.setattr(notify_module, "PATIENCE", 0.05)
+    with listening(tmp_path / "notify") as told:
+        for _ in range(2000):
+            if not notify("WATCHDOG=1", {"NOTIFY_SOCKET": str(tmp_path / "notify")}):
+                break
+        else:
+            pytest.fail("its queue has no end")
+        assert told.recv(99) == b"WATCHDOG=1"
 
 
 def test_when_the_watchdog_wants_to_hear() -> None:

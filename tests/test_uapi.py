@@ -157,6 +157,16 @@ def test_a_bad_secret_is_not_shown(name: str) -> None:
         assert secret[:16] not in str(refused.value)
 
 
+def test_what_is_no_key_may_be_a_secret_in_the_wrong_place() -> None:
+    secret = str(generate_private_key())  # base64: it ends with an equals sign
+    for text in (secret, PEER + secret, f"{secret}listen_port=1"):
+        with pytest.raises(UapiError) as refused:
+            parse_set(text.encode())
+        assert secret[:8] not in str(refused.value)
+    with pytest.raises(UapiError, match="'listen_prot'"):
+        parse_set(b"listen_prot=1\n")
+
+
 @given(st.binary(max_size=400))
 @settings(max_examples=500, deadline=None)
 def test_no_bytes_raise_anything_else(body: bytes) -> None:

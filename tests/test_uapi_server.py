@@ -112,6 +112,19 @@ def test_answers(served: Served, device: Device) -> None:
     assert served.ask(b"\n") == b"errno=%d\n\n" % errno.EINVAL
 
 
+@pytest.mark.parametrize("request_", [b"private_key=%b\n\n", b"%b\n\n", b"set=1 private_key=%b\n\n"])
+def test_a_request_that_is_none_is_not_logged(
+    device: Device, request_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may begin with a secret, of a client that forgot the operation."""
+    secret = "c3" * 32
+    with caplog.at_level("ERROR", "wgfast"):
+        answer = b"".join(respond(device, "test", request_ % secret.encode()))
+    assert answer == b"errno=%d\n\n" % errno.EINVAL
+    assert caplog.messages
+    assert secret[:8] not in caplog.text
+
+
 def test_one_connection_asks_often_and_in_pieces(served: Served) -> None:
     with served.connect() as client:
         for _ in range(3):

@@ -5,7 +5,9 @@ The daemon's way through here loads nothing that the subcommands need: an idle t
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from typing import Final
 
@@ -44,12 +46,44 @@ environment: LOG_LEVEL=silent|error|verbose|debug, WG_PROCESS_FOREGROUND=1, WG_T
              wgfast doctor), WGFAST_LOG_FORMAT=text|json, WGFAST_KEYLOG=FILE (every session's keys!)
 """
 USAGE_STATUS: Final = 2
+# What writing to standard output fails with.
+_OUTPUT: Final = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 COMPLETE: Final = "_WGFAST_COMPLETE"  # a shell asks how the command line may go on
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line (without the program's name) and returns the exit status."""
-    given = sys.argv[1:] if arguments is None else arguments
+    _open_standard_files()
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno not in _OUTPUT or error.filename:
+            raise
+        # Whoever closed a pipe has seen enough.
+        if error.errno != errno.EPIPE:
+            print(f"wgfast: standard output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would fail again when Python ends
+        return 1
+    return status
+
+
+def _open_standard_files() -> None:
+    """A program may be started without; then what it opens next would take their numbers, and be written to
+    as output or errors. Output is opened so that writing fails."""
+    for fd, mode in ((0, os.O_RDONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest number that is free
+    sys.stdin = sys.stdin or open(0, closefd=False)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+
+
+def _run(given: list[str]) -> int:
     if COMPLETE in os.environ:
         from wgfast.cli.completion import answer
 
@@ -73,7 +107,21 @@ def main(arguments: list[str] | None = None) -> int:
         return USAGE_STATUS
     from wgfast.daemon import run
 
+    if "--" not in given and sys.stderr.isatty():
+        _mention_command(name)
     return run(name, foreground)
+
+
+def _mention_command(name: str) -> None:
+    """To whoever mistyped one: an interface is there in silence."""
+    import difflib  # rarely wanted, and not small
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.75)
+    if near:
+        print(
+            f"wgfast: {name} is an interface now; if `wgfast {near[0]}` was meant: `ip link delete {name}`",
+            file=sys.stderr,
+        )
 
 
 def _parse_daemon(given: list[str]) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ import errno
 import os
 import select
 import socket
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -307,10 +308,15 @@ def _program(port: int | None, expression: str) -> list[Instruction]:
 
 
 def create_file(path: str) -> int:
-    """A descriptor of an empty file that only its owner can read, whoever could read it before. OSError."""
+    """A descriptor of an empty file that only its owner, who is us, can read, whoever could read it before; a
+    pipe or device is taken as it is. OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        if os.path.isfile(path):
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            if status.st_uid != os.geteuid():
+                # Whoever prepared it, in /tmp say, would be given what is inside the tunnel.
+                raise OSError(errno.EPERM, f"belongs to user {status.st_uid}: remove it first, or name another")
             os.fchmod(fd, 0o600)
             os.ftruncate(fd, 0)
     except BaseException:

@@ -89,7 +89,7 @@ def endpoint_text(endpoint: Endpoint) -> str:
     """`1.2.3.4:port` or `[v6%scope]:port`. As getnameinfo() does, a link-local address shows the name of its
     interface where it has one here, and the number where it has not."""
     host, percent, scope = endpoint.host.partition("%")
-    if percent and scope.isdigit() and _is_link_local(host):
+    if percent and scope.isascii() and scope.isdigit() and _is_link_local(host):
         with contextlib.suppress(OSError, OverflowError):
             scope = socket.if_indextoname(int(scope))
     if ":" in host:

@@ -9,8 +9,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -28,7 +30,15 @@ from wgfast.keys import public_key
 from wgfast.uapi import PeerBlock, SetRequest, parse_prefix
 from wgfast.uapi_socket import DIRECTORY, socket_path
 
-TIMEOUT: Final = 30.0  # for each step of an exchange; a daemon that hangs must not hang whoever asks it
+# Whoever asks may be privileged, and the daemon one that was taken over by what it carried: it must not hang
+# whoever asks it, nor fill his memory, nor write to his terminal.
+TIMEOUT: Final = 30.0  # for each step of an exchange
+_SLOWEST: Final = 1 << 20  # bytes a second, after that
+ANSWER_MAX: Final = 256 << 20  # a million allowed IPs are 40 MB
+_ERRNO: Final = re.compile(r"-?[0-9]{1,9}")
+# Of UTF-8, control characters but the line's end.
+_CONTROL: Final = re.compile(rb"[\x00-\x09\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
+_SCOPE: Final = re.compile(r"[^\s/:%]{1,15}")
 _SUFFIX: Final = ".sock"
 _RECEIVE: Final = 1 << 18
 _U64: Final = (1 << 64) - 1
@@ -107,7 +117,7 @@ def _remove_abandoned(path: str) -> None:
 
 def exchange(client: socket.socket, request: str, name: str) -> Lines:
     """One operation; its answer's lines without the errno. OSError is the answer's errno, EPROTO for one that
-    is none, ETIMEDOUT for none."""
+    is none, EMSGSIZE for one without end, ETIMEDOUT for none."""
     try:
         client.sendall(request.encode())
         answer = _receive(client)
@@ -117,7 +127,7 @@ def exchange(client: socket.socket, request: str, name: str) -> Lines:
         raise failure(error.errno or errno.EIO, name) from None
     lines = [(key, value) for key, equals, value in (line.partition("=") for line in answer) if equals]
     code = lines.pop()[1] if lines and lines[-1][0] == "errno" else ""
-    if len(lines) + 1 != len(answer) or not code.removeprefix("-").isdigit():
+    if len(lines) + 1 != len(answer) or not _ERRNO.fullmatch(code):
         raise failure(errno.EPROTO, name)
     if int(code):
         # wireguard-go says a set's negative.
@@ -126,17 +136,23 @@ def exchange(client: socket.socket, request: str, name: str) -> Lines:
 
 
 def _receive(client: socket.socket) -> list[str]:
-    """The answer's lines up to the empty one; none if it ends before that."""
+    """The answer's lines up to the empty one; none if it ends before that, or holds what no answer does."""
     answer = bytearray()
+    began = time.monotonic()
     while True:
         searched = max(len(answer) - 1, 0)
         piece = client.recv(_RECEIVE)
         answer += piece
         end = answer.find(b"\n\n", searched)
         if end >= 0:
-            return answer[:end].decode("utf-8", "replace").split("\n")
+            text = answer[:end]
+            return [] if _CONTROL.search(text) else text.decode("utf-8", "replace").split("\n")
         if not piece:
             return []
+        if len(answer) > ANSWER_MAX:
+            raise OSError(errno.EMSGSIZE, "an answer without end")
+        if time.monotonic() - began > TIMEOUT + len(answer) / _SLOWEST:
+            raise TimeoutError
 
 
 # ---- get ----
@@ -206,6 +222,8 @@ def _endpoint(value: str) -> Endpoint:
     except OSError:
         raise ValueError from None
     if not colon or (":" in address and not bracketed) or (percent and not bracketed):
+        raise ValueError
+    if percent and not _SCOPE.fullmatch(scope):
         raise ValueError
     return Endpoint(shortest + percent + scope, _number(port, 0xFFFF))
 

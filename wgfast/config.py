@@ -8,9 +8,11 @@ that of values; config_edit.py changes a file and keeps its comments.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from dataclasses import dataclass, field
+from typing import BinaryIO, Final
 
 from .config_parser import Parser, in_quick_section, split_quick
 from .config_sections import CANONICAL, QUICK_KEYS, InterfaceSection, PeerSection
@@ -27,6 +29,7 @@ __all__ = [
     "InterfaceAddress",
     "InterfaceSection",
     "PeerSection",
+    "contents",
     "decode",
     "encode",
     "parse",
@@ -34,6 +37,9 @@ __all__ = [
     "strip",
     "write",
 ]
+
+
+SIZE_MAX: Final = 256 << 20  # bytes; a million peers are about that
 
 
 class ConfigFileError(ConfigError):
@@ -118,7 +124,7 @@ def read(path: str | os.PathLike[str], *, quick: bool = True) -> Config:
     try:
         with open(name, "rb") as file:
             state = os.fstat(file.fileno())
-            text = decode(file.read())
+            text = decode(contents(file))
         open_to_all = stat.S_ISREG(state.st_mode) and _is_open_to_all(name, state)
     except FileNotFoundError:
         raise ConfigFileError([f"{name}: does not exist; give the path of a configuration file"]) from None
@@ -128,6 +134,14 @@ def read(path: str | os.PathLike[str], *, quick: bool = True) -> Config:
     if open_to_all:
         config.warnings.insert(0, f"`{os.path.realpath(name)}' is world accessible")
     return config
+
+
+def contents(file: BinaryIO) -> bytes:
+    """All that is in a file. OSError also for one that is larger than any configuration: /dev/zero, say."""
+    data = file.read(SIZE_MAX + 1)
+    if len(data) > SIZE_MAX:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
 
 
 def _is_open_to_all(path: str, state: os.stat_result) -> bool:

@@ -3,9 +3,12 @@ say), or in the environment. What is wrong is said without a character of what w
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import stat
 import subprocess
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -36,16 +39,39 @@ def key_from_command(command: Sequence[str], timeout: float = 30.0) -> bytes:
     `timeout` seconds; the program is then ended. Its arguments, which may be secrets too, are never shown."""
     program = command[0]
     try:
-        done = subprocess.run(
-            list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=timeout, check=False
-        )
+        child = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     except OSError as error:
         raise ConfigError(f"{program}: cannot be run: {error.strerror}") from None
-    except subprocess.TimeoutExpired:
-        raise ConfigError(f"{program}: printed no key within {timeout:g} s") from None
-    if done.returncode != 0:
-        raise ConfigError(f"{program}: ended with status {done.returncode}, so what it printed is not used")
-    return _key(done.stdout, program)
+    with child:
+        try:
+            content = _printed(child, time.monotonic() + timeout)
+        except BaseException as error:
+            child.kill()
+            if isinstance(error, subprocess.TimeoutExpired):
+                raise ConfigError(f"{program}: printed no key within {timeout:g} s") from None
+            raise
+    if child.returncode != 0:
+        raise ConfigError(f"{program}: ended with status {child.returncode}, so what it printed is not used")
+    return _key(content, program)
+
+
+def _printed(child: subprocess.Popen[bytes], end: float) -> bytes:
+    """Until the program ends; of more than a key not all, and its pipe is broken then. TimeoutExpired."""
+    assert child.stdout
+    content = b""
+    with contextlib.closing(child.stdout) as pipe:
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        while len(content) < _MOST:
+            left = end - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise subprocess.TimeoutExpired(child.args, left)
+            piece = os.read(pipe.fileno(), _MOST)
+            if not piece:
+                break
+            content += piece
+    child.wait(max(end - time.monotonic(), 0))
+    return content
 
 
 def key_from_environment(variable: str) -> bytes:

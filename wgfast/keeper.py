@@ -3,7 +3,8 @@
 What touches packets needs CAP_NET_ADMIN only to open its interface and, later, for two things: the mark of
 new sockets, and buffers for them beyond what the system gives everybody. So it drops all privileges once the
 interface is open, and hands new sockets to a process that has kept them (`Keeper`), which does just that. The
-two speak over a pair of Unix sockets: a request is a mark and one or two UDP sockets, its answer an errno.
+two speak over a pair of Unix sockets: a request is a number, a mark and one or two UDP sockets, its answer
+that number and an errno. Whoever asks may have been taken over: it gets this done and nothing else.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from typing import Final
 from wgfast.errors import InterfaceError
 
 BUFFER: Final = 4 << 20  # bytes, as the core wishes for (core/udp.c)
-_REQUEST: Final = struct.Struct("=I")
-_ANSWER: Final = struct.Struct("=i")
+_REQUEST: Final = struct.Struct("=II")
+_ANSWER: Final = struct.Struct("=Ii")
+# Not all that is a datagram's: a socket of SOCK_DGRAM may be one for ICMP.
+_UDP: Final = {
+    (family, socket.SOCK_DGRAM, socket.IPPROTO_UDP) for family in (socket.AF_INET, socket.AF_INET6)
+}
 _PATIENCE: Final = 5.0  # seconds, for what takes microseconds
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
@@ -52,22 +57,26 @@ class Keeper:
 
     def serve(self) -> bool:
         """Answers one request. False: the other process is gone."""
-        data, sockets = _receive(self._ours)
+        data, fds = _receive(self._ours)
         if not data:
             return False
-        code = 0
+        number, code = 0, 0
         try:
             if len(data) != _REQUEST.size:
-                raise OSError(errno.EPROTO, "a request is a mark")
-            for each in sockets:
-                _prepare(each, _REQUEST.unpack(data)[0])
+                raise OSError(errno.EPROTO, "a request is a number and a mark")
+            number, mark = _REQUEST.unpack(data)
+            if not fds:
+                # Also what is left of them where this process has no descriptor free.
+                raise OSError(errno.EBADF, "a request comes with sockets")
+            for fd in fds:
+                _prepare(fd, mark)
         except OSError as error:
             code = error.errno or errno.EIO
         finally:
-            for each in sockets:
-                each.close()
+            for fd in fds:
+                os.close(fd)
         with contextlib.suppress(OSError):  # the next request tells that nobody is there
-            self._ours.send(_ANSWER.pack(code))
+            self._ours.send(_ANSWER.pack(number, code))
         return True
 
     def close(self) -> None:
@@ -78,10 +87,11 @@ class Keeper:
         self.theirs.close()
 
 
-def _receive(end: socket.socket) -> tuple[bytes, list[socket.socket]]:
+def _receive(end: socket.socket) -> tuple[bytes, list[int]]:
+    """A request and its descriptors, of whatever kind; none of them if some did not arrive."""
     numbers = array.array("i")
     try:
-        data, ancillary, _, _ = end.recvmsg(
+        data, ancillary, flags, _ = end.recvmsg(
             64, socket.CMSG_SPACE(2 * numbers.itemsize), socket.MSG_CMSG_CLOEXEC
         )
     except OSError:  # closed, here or there
@@ -89,16 +99,23 @@ def _receive(end: socket.socket) -> tuple[bytes, list[socket.socket]]:
     for level, kind, value in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             numbers.frombytes(value[: len(value) // numbers.itemsize * numbers.itemsize])
-    return data, [socket.socket(fileno=number) for number in numbers]
+    if flags & socket.MSG_CTRUNC or not data:
+        while numbers:
+            os.close(numbers.pop())
+    return data, list(numbers)
 
 
-def _prepare(each: socket.socket, mark: int) -> None:
-    """OSError for what is no UDP socket: whoever asks shall get nothing else done."""
-    if each.family not in (socket.AF_INET, socket.AF_INET6) or each.type != socket.SOCK_DGRAM:
-        raise OSError(errno.EPROTOTYPE, "not a UDP socket")
-    each.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
-    each.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
-    each.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
+def _prepare(fd: int, mark: int) -> None:
+    """OSError for what is no UDP socket."""
+    end = socket.socket(fileno=fd)  # which stays the caller's to close
+    try:
+        if (end.family, end.type, end.proto) not in _UDP:
+            raise OSError(errno.EPROTOTYPE, "not a UDP socket")
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", mark))
+        end.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, BUFFER)
+    finally:
+        end.detach()
 
 
 # ---- without ----
@@ -111,6 +128,7 @@ class Kept:
     def __init__(self, end: socket.socket) -> None:
         self._end = end
         self._end.settimeout(_PATIENCE)
+        self._asked = 0
 
     def fileno(self) -> int:
         return self._end.fileno()
@@ -126,14 +144,17 @@ class Kept:
         """Asks, and waits. OSError: it was refused, or nobody answers."""
         fds = [fd for fd in (fd4, fd6) if fd >= 0]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+        self._asked = self._asked + 1 & 0xFFFFFFFF
+        number, code = -1, 0
         try:
-            self._end.sendmsg([_REQUEST.pack(mark)], rights)
-            answer = self._end.recv(_ANSWER.size)
+            self._end.sendmsg([_REQUEST.pack(self._asked, mark)], rights)
+            while number != self._asked:  # an answer to one before, that came too late, is none to this one
+                answer = self._end.recv(_ANSWER.size)
+                if len(answer) != _ANSWER.size:
+                    raise OSError(errno.EPIPE, "whoever keeps the privileges is gone")
+                number, code = _ANSWER.unpack(answer)
         except TimeoutError:
             raise OSError(errno.ETIMEDOUT, "whoever keeps the privileges does not answer") from None
-        if len(answer) != _ANSWER.size:
-            raise OSError(errno.EPIPE, "whoever keeps the privileges is gone")
-        code = _ANSWER.unpack(answer)[0]
         if code:
             raise OSError(code, os.strerror(code))
 

@@ -13,6 +13,7 @@ what they do not know; an empty one, and an endpoint line after it, drop the nam
 from __future__ import annotations
 
 import errno
+import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ Prefix = tuple[int, bytes, int]  # family 4 or 6, address in network order with 
 KEY_SIZE: Final = 32
 DUMP_CHUNK: Final = 1 << 16
 _ZERO_KEY: Final = bytes(KEY_SIZE)
+_WORD: Final = re.compile(r"[a-z_]{1,32}")
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
 _FAMILIES: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Looked up, not computed: "08", "+8" and "8 " are no lengths. The masks clear host bits.
@@ -101,7 +103,9 @@ def parse_set(body: bytes) -> SetRequest:
 def _unknown(key: str, where: str) -> Callable[[object, str], None]:
     other = _DEVICE_KEYS if where == "peer" else _PEER_KEYS
     remedy = "device keys come before the first public_key" if where == "peer" else "public_key comes first"
-    message = f"{_quote(key[:32])}: no {where} key" + (f"; {remedy}" if key in other else "")
+    # What is no word may be a piece of a secret.
+    shown = _quote(key) if _WORD.fullmatch(key) else f"{len(key)} characters before ="
+    message = f"{shown}: no {where} key" + (f"; {remedy}" if key in other else "")
     raise UapiError(errno.EINVAL, message)
 
 

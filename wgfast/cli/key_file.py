@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from wgfast.client_state import ZERO_KEY
 from wgfast.config_values import BLANKS, BadValueError, parse_key
 from wgfast.errors import ConfigError
 
-KEY_CHARACTERS = 44
+KEY_CHARACTERS: Final = 44
+_MOST: Final = 1 << 16  # bytes, blanks among them; /dev/zero never ends
 
 
 def read_key_file(path: str) -> bytes:
     """The key; zeros, which mean none, from an empty file. ConfigError says what is wrong and where."""
     try:
         with open(path, "rb") as file:
-            content = file.read()
+            content = file.read(_MOST)
     except OSError as error:
         raise ConfigError(f"fopen: {error.strerror}: `{path}'") from None
     if not content:

@@ -49,10 +49,10 @@ def pubkey_command(words: tuple[str, ...], as_json: bool) -> None:
 
 def _public_key_of_input() -> Key:
     given = sys.stdin.buffer.read(_CHARACTERS)
-    rest = sys.stdin.buffer.read() if len(given) == _CHARACTERS else b""
-    if rest.strip(BLANKS.encode() + b"\0"):
-        complain("wgfast: Trailing characters found after key")
-        raise SystemExit(1)
+    while len(given) == _CHARACTERS and (more := sys.stdin.buffer.read1()):
+        if more.strip(BLANKS.encode() + b"\0"):
+            complain("wgfast: Trailing characters found after key")
+            raise SystemExit(1)
     try:
         # Only base64 here: 64 characters of hexadecimal do not fit.
         return public_key(given.decode("ascii"))

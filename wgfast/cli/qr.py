@@ -54,7 +54,10 @@ def qr_command(configuration: str, png: str | None, svg: str | None, invert: boo
 
 def _read(configuration: str) -> config.Config:
     if configuration == "-":
-        return config.parse(sys.stdin.read(), "standard input")
+        try:
+            return config.parse(config.decode(config.contents(sys.stdin.buffer)), "standard input")
+        except OSError as error:
+            raise ConfigError(f"standard input: cannot be read: {error.strerror}") from None
     is_name = "/" not in configuration and not configuration.endswith(".conf")
     found = config.read(f"{DIRECTORY}/{configuration}.conf" if is_name else configuration)
     for warning in found.warnings:

@@ -17,5 +17,5 @@ def strip_command(configuration: str) -> None:
     """Prints a configuration without wg-quick's keys, for `wg syncconf wg0 <(wgfast strip wg0)`."""
     with running("strip"):
         text = quick.strip(configuration)
-        sys.stdout.buffer.write(encode(text))
-        sys.stdout.flush()
+    sys.stdout.buffer.write(encode(text))
+    sys.stdout.flush()

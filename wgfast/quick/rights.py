@@ -13,7 +13,7 @@ def require_net_admin(command: str) -> None:
     """QuickError without CAP_NET_ADMIN. Where wg-quick would call sudo, this says to."""
     if not _effective() >> _CAP_NET_ADMIN & 1:
         raise QuickError(
-            f"wgfast {command}: this takes CAP_NET_ADMIN: run it as root, as in `sudo wgfast {command} ...`"
+            f"this takes CAP_NET_ADMIN: run it as root, as in `sudo wgfast {command} ...`"
         )
 
 

@@ -29,7 +29,7 @@ def strip(path: str) -> str:
     """ConfigFileError if SaveConfig is neither true nor false; nothing else is checked."""
     try:
         with open(path, "rb") as file:
-            return config.strip(config.decode(file.read()), path)
+            return config.strip(config.decode(config.contents(file)), path)
     except OSError as error:
         raise QuickError(f"{path}: cannot be read: {error.strerror}") from error
 
