@@ -6,8 +6,8 @@
 As root. Each round starts every implementation anew in a network namespace, gives it so many peers, and sends
 each peer's initiation, made beforehand, over loopback, with a few on their way at once, so that nobody is
 under load and asks for cookies. What counts is a response for the right initiator; the daemon's processor
-time is that of all its threads. Every peer's first handshake includes the static-static Diffie-Hellman. Medians,
-and the ratio to the last implementation within each round.
+time is that of all its threads. Every peer's first handshake includes the static-static Diffie-Hellman.
+Medians, and the ratio to the last implementation within each round.
 """
 
 from __future__ import annotations
