@@ -1,0 +1,110 @@
+/* Handshake initiations that are none, at a constant rate, and the least that can be done with them: the traffic of
+ * bench/flood.py, which builds it.
+ *
+ *     flood send ADDRESS PORT RATE SECONDS    prints how many were sent
+ *     flood sink ADDRESS PORT                 receives in batches and throws away; prints "ready", and when its input
+ *                                             ends how many came
+ *
+ * Each message has the type and length of an initiation and another random mac1. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BATCH = 64, SIZE = 148, TICK_NS = 200000, BUFFER = 4 << 20 };
+
+static uint8_t bytes[BATCH][2048];
+static struct iovec vectors[BATCH];
+static struct mmsghdr headers[BATCH];
+
+static _Noreturn void fail(const char *what)
+{
+	fprintf(stderr, "flood: %s: %s\n", what, strerror(errno));
+	exit(1);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec now;
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static int open_socket(const char *address, const char *port, int sending)
+{
+	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = BUFFER;
+	if (fd < 0 || inet_pton(AF_INET, address, &at.sin_addr) != 1)
+		fail(address);
+	setsockopt(fd, SOL_SOCKET, sending ? SO_SNDBUFFORCE : SO_RCVBUFFORCE, &size, sizeof(size));
+	if ((sending ? connect : bind)(fd, (struct sockaddr *)&at, sizeof(at)))
+		fail("socket");
+	return fd;
+}
+
+static void prepare(size_t room)
+{
+	for (int i = 0; i < BATCH; i++) {
+		vectors[i] = (struct iovec){bytes[i], room};
+		headers[i].msg_hdr = (struct msghdr){.msg_iov = &vectors[i], .msg_iovlen = 1};
+	}
+}
+
+static void send_flood(int fd, uint64_t rate, double seconds)
+{
+	uint64_t begin = now_ns(), end = begin + (uint64_t)(seconds * 1e9), sent = 0;
+	for (int i = 0; i < BATCH; i++) {
+		if (getrandom(bytes[i], SIZE, 0) != SIZE)
+			fail("getrandom");
+		memcpy(bytes[i], "\1\0\0\0", 4);
+	}
+	for (uint64_t now; (now = now_ns()) < end;) {
+		uint64_t due = (now - begin) * rate / 1000000000;
+		unsigned n = due - sent < BATCH ? (unsigned)(due - sent) : BATCH;
+		int done = n ? sendmmsg(fd, headers, n, 0) : 0;
+		sent += done > 0 ? (uint64_t)done : 0;
+		if (done <= 0) {
+			struct timespec pause = {.tv_nsec = TICK_NS};
+			nanosleep(&pause, NULL);
+		}
+	}
+	printf("%llu\n", (unsigned long long)sent);
+}
+
+static void sink(int fd)
+{
+	struct pollfd watched[2] = {{fd, POLLIN, 0}, {0, POLLIN, 0}};
+	uint64_t received = 0;
+	puts("ready");
+	fflush(stdout);
+	while (poll(watched, 2, -1) > 0) {
+		int n;
+		while ((n = recvmmsg(fd, headers, BATCH, MSG_DONTWAIT, NULL)) > 0)
+			received += (uint64_t)n;
+		if (watched[1].revents)
+			break;
+	}
+	printf("%llu\n", (unsigned long long)received);
+}
+
+int main(int argc, char **argv)
+{
+	if (argc == 6 && !strcmp(argv[1], "send")) {
+		prepare(SIZE);
+		send_flood(open_socket(argv[2], argv[3], 1), strtoull(argv[4], NULL, 10), atof(argv[5]));
+	} else if (argc == 4 && !strcmp(argv[1], "sink")) {
+		prepare(sizeof(bytes[0]));
+		sink(open_socket(argv[2], argv[3], 0));
+	} else {
+		fprintf(stderr, "usage: flood send ADDRESS PORT RATE SECONDS | flood sink ADDRESS PORT\n");
+		return 2;
+	}
+	return 0;
+}
