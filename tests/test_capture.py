@@ -190,6 +190,18 @@ def test_what_has_other_headers_before_udp_stays_whole() -> None:
     assert datagrams(packet, 100) == [packet]
 
 
+def test_what_is_too_short_or_none_at_all_stays_as_it_is() -> None:
+    """Whoever feeds a link, a guest say, may claim anything of his packets."""
+    rng = generator("test_what_is_too_short_or_none_at_all_stays_as_it_is")
+    whole = bytes(IP(src="10.0.0.1", dst="10.0.0.2") / UDP(sport=1, dport=2) / Raw(b"x" * 9))
+    for length in range(28):
+        assert datagrams(whole[:length], 4) == [whole[:length]]
+    for _ in range(2000):
+        packet = rng.bytes(int(rng.integers(0, 90)))
+        datagrams(packet, int(rng.integers(1, 100)))
+        datagrams(b"\x4f" + packet[1:9] + b"\x11" + packet[10:], 1)
+
+
 @pytest.mark.parametrize("size", [0, 1, 1000, 1001])
 def test_a_checksum_left_to_the_hardware_is_finished(size: int) -> None:
     right = bytes(IP(src="192.0.2.1", dst="192.0.2.2") / TCP() / Raw(b"\x5a" * size))

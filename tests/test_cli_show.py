@@ -21,10 +21,10 @@ from lab.topology import Lab, Tunnel
 from lab.traffic import wait_ping
 from playeddaemon import FINE, PlayedDaemon
 
-from wgfast import client
+from wgfast import Endpoint, client
 from wgfast.cli import schema, show
 from wgfast.cli.access import FIELDS
-from wgfast.cli.show_pretty import bytes_text, duration_text, without_colours
+from wgfast.cli.show_pretty import bytes_text, duration_text, pretty, without_colours
 from wgfast.client_uapi import parse_statistics
 from wgfast.keys import generate_private_key
 from wgfast.reading import names_of
@@ -442,6 +442,14 @@ def test_json_of_what_is_not_there(wgfast: Wgfast) -> None:
     said = wgfast("show", "all", "nonsense", "--json")
     assert (said.status, said.out) == (1, "")
     assert "Invalid parameter: `nonsense'" in said.err
+
+
+def test_a_name_that_is_not_resolved_yet_is_shown() -> None:
+    peer = client.PeerState(KEYS[0], extra={"endpoint_host": "a.b:5"})
+    state = client.DeviceState("wg0", peers=[peer])
+    assert "endpoint: (none: a.b:5 is not resolved yet)" in without_colours(pretty(state, 0, hide_keys=True))
+    peer.endpoint = Endpoint("192.0.2.1", 5)
+    assert "endpoint: 192.0.2.1:5\n" in without_colours(pretty(state, 0, hide_keys=True))
 
 
 def test_the_schema_names_every_name() -> None:

@@ -67,8 +67,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         path = directory / name
         path.touch(mode=0o600)
         path.write_bytes(text.encode("latin-1"))
-    names = {name: str(directory / name) for name in contents}
-    return {**names, "MISSING": str(directory / "MISSING"), "ENDLESS": "/dev/zero"}
+    return {name: str(directory / name) for name in (*contents, "MISSING")}
 
 
 GOOD_SETS = [
@@ -201,7 +200,7 @@ OTHER_WORDS = {
     "private-key TWO": "Found trailing characters in key file: `",
     "private-key BAD": "Key is not the correct length or format: in `",
     "private-key BINARY": "Key is not the correct length or format: in `",
-    "private-key ENDLESS": "Found trailing characters in key file: `",
+    "private-key /dev/zero": "Found trailing characters in key file: `",
     "peer K preshared-key NONCANONICAL": "Key is not the correct length or format: in `",
     "peer K endpoint 192.0.2.1:nonsense": "port must be 1 to 65535",
     "peer K endpoint :5": "host is missing",
@@ -217,8 +216,7 @@ def test_set_refuses_in_better_words(
     assert OTHER_WORDS[line] in asked.ours.err
     assert asked.ours.err.count("\n") == 1
     assert asked.ours_asked == asked.theirs_asked == []
-    path = files.get(line.split()[-1], "")
-    if os.path.isfile(path):
+    if os.path.exists(path := files.get(line.split()[-1], "")):
         secret = Path(path).read_text("latin-1").strip()
         assert not secret or secret[:20] not in asked.ours.err
 

@@ -105,7 +105,14 @@ def test_every_command_explains_itself() -> None:
         assert "Usage: wgfast" in done.stdout
 
 
-PRINTING = [["--help"], ["show", "--help"], ["genkey"], ["completion", "bash"], ["doctor"], ["doctor", "--json"]]
+PRINTING = [
+    ["--help"],
+    ["show", "--help"],
+    ["genkey"],
+    ["completion", "bash"],
+    ["doctor"],
+    ["doctor", "--json"],
+]
 
 
 @pytest.mark.parametrize("arguments", PRINTING)
@@ -161,6 +168,13 @@ def test_an_interruption_at_any_time_is_quiet(monkeypatch: pytest.MonkeyPatch) -
     assert main(["show"]) == 130
 
 
+def test_an_interruption_when_all_is_done_comes_too_late() -> None:
+    late = "import atexit, os, signal, sys; from wgfast.__main__ import main; sys.argv = ['', '--version']; "
+    late += "atexit.register(os.kill, os.getpid(), signal.SIGINT); sys.exit(main())"
+    done = subprocess.run([sys.executable, "-c", late], capture_output=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_name_that_was_meant_as_a_command_is_mentioned(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,7 +189,7 @@ def test_a_name_that_was_meant_as_a_command_is_mentioned(
     assert not capsys.readouterr().err
     assert main(["shwo"]) == 0
     assert capsys.readouterr().err == (
-        "wgfast: shwo is an interface now; if `wgfast show` was meant: `ip link delete shwo`\n"
+        "wgfast: shwo is taken for an interface; if `wgfast show` was meant: `ip link delete shwo`\n"
     )
 
 

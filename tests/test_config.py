@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from wgfast import config, config_secret
 from wgfast.config_sections import CANONICAL
 from wgfast.errors import ConfigError
-from wgfast.quick import saving
 from wgfast.quick.errors import QuickError
+from wgfast.quick.saving import strip as strip_file
 
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.conf"))
 PRIVATE = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk="
@@ -166,6 +166,8 @@ MESSAGES = [
      "2: MTU: wg-quick knows it only with no blanks inside [Interface] and MTU; remove them"),
     ("\ufeff[Interface]",
      "1: a byte order mark before the first character; save the file as UTF-8 without one"),
+    ("\ufeff[Interface]\nMTU = 1400",
+     "1: a byte order mark before the first character; save the file as UTF-8 without one"),
     ("[Interface]\nPostUp = \udcfc", "2: not UTF-8; save the file as UTF-8"),
     ("[Interface]\n\u00a0MTU = 1400", "2: '\\xa0MTU': not a key; did you mean MTU?"),
 ]  # fmt: skip
@@ -306,10 +308,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_a_file_without_end_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config, "SIZE_MAX", 1 << 20)
-    with pytest.raises(config.ConfigFileError, match="^/dev/zero: cannot be read: File too large"):
+    with pytest.raises(config.ConfigFileError, match=r"^/dev/zero: cannot be read: File too large"):
         config.read("/dev/zero")
-    with pytest.raises(QuickError, match="^/dev/zero: cannot be read: File too large"):
-        saving.strip("/dev/zero")
+    with pytest.raises(QuickError, match=r"^/dev/zero: cannot be read: File too large"):
+        strip_file("/dev/zero")
 
 
 def test_a_pipe_is_read_as_a_file_is() -> None:

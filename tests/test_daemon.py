@@ -136,7 +136,7 @@ def test_another_file_in_its_socket_s_place_is_left_alone(handed: Handed) -> Non
     assert Path(handed.path).read_text() == "theirs"
 
 
-def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
+def test_it_loads_nothing_heavy_and_its_keys_go_into_no_core_file(tmp_path: Path) -> None:
     """A daemon that is configured and begins a handshake; its own interpreter says what it loaded."""
     script = (
         "import sys, threading, os, signal, socket\n"
@@ -151,6 +151,8 @@ def test_it_loads_nothing_heavy(tmp_path: Path) -> None:
         "    c.recv(1 << 16); os.kill(os.getpid(), signal.SIGTERM)\n"
         "threading.Timer(0.3, ask).start()\n"
         "assert main(['-f', 'light0']) == 0\n"
+        "import ctypes\n"
+        "assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0, 'PR_GET_DUMPABLE'\n"
         "print(*sys.modules)\n"
     )
     done = subprocess.run(

@@ -108,6 +108,24 @@ def test_two_default_routes_come_and_go_in_any_order(host: Host) -> None:
     assert host.state() == before
 
 
+def test_a_mark_that_was_changed_takes_no_other_tunnels_rules_away(host: Host) -> None:
+    """It is the daemon that says its mark, and that one may have been taken over: without the rules of the
+    other tunnel, what should go through it would leave in the clear."""
+    other = Host(host.lab, host.namespace, f"{host.name}b"[-15:], host.directory)
+    before = host.state()
+    paths = [one.write(CONFIGURATIONS["default v4"], one.name) for one in (host, other)]
+    for path in paths:
+        assert host.quick("wgfast", "up", path).returncode == 0
+    host.namespace.run("wg", "set", host.name, "fwmark", "51821")
+    assert host.quick("wgfast", "down", paths[0]).returncode == 0
+    rules = host.namespace.show("-4", "rule")
+    assert "not from all fwmark 0xca6d lookup 51821" in rules
+    assert "lookup 51820" not in rules
+    assert rules.count("suppress_prefixlength 0") == 1
+    assert host.quick("wgfast", "down", paths[1]).returncode == 0
+    assert host.state() == before
+
+
 def test_a_sysctl_that_was_on_stays_on(host: Host) -> None:
     host.namespace.sysctl("net/ipv4/conf/all/src_valid_mark", 1)
     before = host.state()

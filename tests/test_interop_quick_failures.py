@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from lab.process import run, wait_until
@@ -132,6 +133,7 @@ def test_wrong_states_are_named_as_wg_quick_names_them(host: Host) -> None:
         done = host.quick(program, "up", path)
         assert done.returncode == 1
         assert f"`{host.name}' already exists" in done.stderr
+    assert f"`wgfast down {path}` takes it down" in done.stderr
     assert host.state() == before
     assert host.quick("wgfast", "down", path).returncode == 0
 
@@ -148,7 +150,7 @@ def test_without_the_rights_or_the_means(host: Host) -> None:
 
     done = up("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin")
     assert done.returncode == 1
-    assert "sudo wgfast up" in done.stderr
+    assert "wgfast up: this takes CAP_NET_ADMIN: run it as root, as in `sudo wgfast up" in done.stderr
     done = up("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev/net; exec "$@"', "-")
     assert done.returncode == 1
     assert "there is no /dev/net/tun: `modprobe tun`" in done.stderr
@@ -156,6 +158,24 @@ def test_without_the_rights_or_the_means(host: Host) -> None:
     done = up("unshare", "-m", "sh", "-c", f'mount --bind /dev/null {nft}; exec "$@"', "-")
     assert done.returncode == 127
     assert "install nftables" in done.stderr
+
+
+def test_where_no_sysctl_can_be_written(host: Host) -> None:
+    """As in containers. It matters only beside a strict reverse path filter."""
+    path = host.write(interface(ADDRESS) + peer(0, "0.0.0.0/0", V4))
+    readonly = 'mount --bind /proc/sys /proc/sys && mount -o remount,ro,bind /proc/sys && exec "$@"'
+    before: dict[str, Any] = {}
+    for strict in (1, 0):
+        host.namespace.sysctl("net/ipv4/conf/wire0/rp_filter", strict)
+        before = host.state()
+        argv = ("unshare", "-m", "sh", "-c", readonly, "-", *WGFAST, "up", str(path))
+        done = host.namespace.run(*argv, check=False, timeout=30)
+        assert done.returncode == strict, done.stderr
+        if strict:
+            assert "start the container with --sysctl net.ipv4.conf.all.src_valid_mark=1" in done.stderr
+            assert host.state() == before
+    assert host.quick("wgfast", "down", path).returncode == 0
+    assert host.state() == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

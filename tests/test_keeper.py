@@ -20,7 +20,7 @@ from lab.programs import SUBJECT
 from lab.topology import Lab
 from lab.traffic import exchange, wait_ping
 
-from wgfast import Device, keeper
+from wgfast import Device, keeper, uapi_socket
 
 DROPS = """
 import sys
@@ -127,6 +127,19 @@ def test_only_udp_is_marked_of_all_that_has_datagrams() -> None:
             assert mark_of(end) == 0
 
 
+def test_a_keeper_that_says_nothing_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What made it readable was an answer, which another thread has taken meanwhile."""
+    monkeypatch.setattr(keeper, "_PATIENCE", 0.05)
+    keeps, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours:
+        kept_by = keeper.Kept(ours)
+        assert not kept_by.is_gone()
+        keeps.send(struct.pack("=Ii", 7, 0))
+        assert not kept_by.is_gone()
+        keeps.close()
+        assert kept_by.is_gone()
+
+
 def test_a_late_answer_is_none_to_what_was_asked_since(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a mark would count as set that was refused."""
     monkeypatch.setattr(keeper, "_PATIENCE", 0.1)
@@ -140,6 +153,29 @@ def test_a_late_answer_is_none_to_what_was_asked_since(monkeypatch: pytest.Monke
         keeps.send(struct.pack("=Ii", number + 1, errno.EPERM))
         with pytest.raises(PermissionError):
             kept_by.prepare(end.fileno(), -1, 2)
+
+
+@pytest.mark.lab
+def test_an_answer_is_left_to_the_thread_that_asked() -> None:
+    """While another one, which waits for the keeper's end, sees that there is something to read."""
+    with kept() as made, udp(socket.AF_INET) as four:
+        side = keeper.Kept(made.theirs)
+        asked = threading.Event()
+
+        def wait_for_the_end() -> None:
+            while not asked.is_set():
+                assert not side.is_gone()
+
+        watcher = threading.Thread(target=wait_for_the_end)
+        watcher.start()
+        try:
+            for mark in range(1000):
+                side.prepare(four.fileno(), -1, mark)
+                assert mark_of(four) == mark
+        finally:
+            asked.set()
+            watcher.join()
+        assert not side.is_gone()
 
 
 def test_a_keeper_that_is_gone_or_silent_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,3 +273,39 @@ def test_a_tunnel_without_privileges(lab: Lab) -> None:
         wait_until(lambda: end.wg("show", "fwmark").strip() == "0x77", "the mark")
         with pytest.raises(Exception, match="ping"):
             wait_ping(left, other.address, 1.0)
+
+
+@pytest.mark.lab
+def test_its_uapi_socket_is_in_place_for_who_cannot_look_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever changes its mode must not end a daemon that runs as another user."""
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    monkeypatch.setattr(uapi_socket, "DIRECTORY", str(closed))
+    made = uapi_socket.UapiSocket.open("wg0")
+
+    def seen_by_nobody() -> bool:
+        os.seteuid(65534)
+        try:
+            return made.is_in_place()
+        finally:
+            os.seteuid(0)
+
+    assert made.is_in_place()
+    assert seen_by_nobody()
+    (closed / "wg0.sock").unlink()
+    assert not seen_by_nobody()
+    made.close()
+    made.listener.close()
+
+
+@pytest.mark.lab
+def test_a_user_without_a_keeper_is_refused(lab: Lab) -> None:
+    """Else it would run as root, and who asked for nobody not know."""
+    home, name = lab.namespace("home"), lab.interface()
+    argv = (sys.executable, "-m", "wgfast", "-f", name)
+    done = home.run(*argv, env={"WGFAST_USER": "nobody"}, check=False, timeout=20)
+    assert done.returncode == 1
+    assert "WGFAST_USER=nobody" in done.stderr
+    assert not home.has_link(name)

@@ -287,7 +287,11 @@ def test_what_cannot_be_done_is_said_without_secrets(arguments: list[str], said:
 
 def test_input_that_is_no_text_is_said() -> None:
     done = subprocess.run(
-        [*WGFAST, "qr", "-"], input=b"[Interface]\nAddress = \xff\n", capture_output=True, timeout=20, check=False
+        [*WGFAST, "qr", "-"],
+        input=b"[Interface]\nAddress = \xff\n",
+        capture_output=True,
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 1
     assert b"standard input:2: not UTF-8" in done.stderr

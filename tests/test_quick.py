@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from seeds import generator
@@ -20,6 +22,7 @@ from wgfast.quick import (
     locate,
     programs,
     resolvconf_file,
+    rights,
     routes,
     sysctl,
     target,
@@ -37,6 +40,8 @@ def test_a_name_is_a_file_of_etc_wireguard(tmp_path: Path, monkeypatch: pytest.M
     assert locate(f"{tmp_path}/wg0.conf") == ("wg0", str(tmp_path / "wg0.conf"))
     monkeypatch.chdir(tmp_path)
     # What could be a name is one, as for wg-quick; the remedy is said.
+    with pytest.raises(QuickError, match=r"/wgnone0\.conf' does not exist: .* as in \./wgnone0\.conf"):
+        locate("wgnone0")
     with pytest.raises(QuickError, match=r"wg0\.conf\.conf' does not exist: .* say \./wg0\.conf"):
         locate("wg0.conf")
     assert locate("./wg0.conf") == ("wg0", str(tmp_path / "wg0.conf"))
@@ -117,6 +122,28 @@ def test_an_undo_that_fails_does_not_keep_the_others() -> None:
     assert ("!", "could not be undone: undo b: no") in recorded.marks
 
 
+def test_an_interruption_does_not_end_the_undoing() -> None:
+    """Ctrl-C, by someone to whom it takes too long."""
+    recorded = Recorded()
+    interrupted: list[str] = []
+
+    def interrupt_once() -> None:
+        if not interrupted:
+            interrupted.append("b")
+            raise KeyboardInterrupt
+        recorded.steps.append("undo b")
+
+    def work_and_fail() -> None:
+        with Journal(recorded.report) as journal:
+            journal.do("a", recorded.call("a"), Step("undo a", recorded.call("undo a")))
+            journal.do("b", recorded.call("b"), Step("undo b", interrupt_once))
+            raise ZeroDivisionError
+
+    with pytest.raises(KeyboardInterrupt):
+        work_and_fail()
+    assert recorded.steps == ["a", "b", "undo b", "undo a"]
+
+
 def test_all_well_undoes_nothing() -> None:
     recorded = Recorded()
     with Journal(recorded.report) as journal:
@@ -148,10 +175,13 @@ def test_routes_are_ordered_as_sort_orders_them() -> None:
 
 def test_tables_have_numbers_and_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = tmp_path / "rt_tables"
-    names.write_text("# comment\n100 office # mine\n255\tlocal\nnonsense\n")
-    monkeypatch.setattr(routes, "_TABLE_FILES", (str(names),))
-    found = [routes.table_number(text) for text in ("office", "main", "1234", "0x10", "4294967295", "0")]
-    assert found == [100, 254, 1234, 16, 0xFFFFFFFF, 254]
+    names.write_text("# comment\n100 office # mine\n255\tlocal\nnonsense\nx nosuch\n0x nosuch\n010 ten\n")
+    (tmp_path / "rt_tables.conf").mkdir()
+    monkeypatch.setattr(routes, "_TABLE_FILES", (str(names), f"{tmp_path}/*.conf"))
+    found = [
+        routes.table_number(text) for text in ("office", "main", "1234", "0x10", "4294967295", "0", "ten")
+    ]
+    assert found == [100, 254, 1234, 16, 0xFFFFFFFF, 254, 10]
     for text in ("nosuch", "-1", "4294967296", "1e3"):
         with pytest.raises(QuickError, match=f"Table = '{text}'") as failure:
             routes.table_number(text)
@@ -348,7 +378,45 @@ def test_iptables_is_taken_where_there_is_no_nft(tmp_path: Path, monkeypatch: py
     assert failure.value.status == 127
 
 
+def test_a_firewall_that_this_kernel_has_not_holds_no_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """nft without nf_tables, ip6tables without IPv6: installed, and fail at everything."""
+    for name in ("nft", "iptables-save", "ip6tables-save"):
+        (tmp_path / name).write_text("#!/bin/sh\necho 'Protocol not supported' >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(programs, "_SYSTEM", ())
+    recorded = Recorded()
+    for version in (4, 6):
+        firewall.remove("wg0", version, recorded.report)
+    assert recorded.marks == []
+
+
+class WithoutIPv6:
+    """What rtnetlink says where IPv6 is switched off: of routes it shows what it has, IPv4's."""
+
+    def get_routes(self, family: int, **_: object) -> list[dict[str, Any]]:
+        return [Message(family=socket.AF_INET, dst_len=0, table=254, RTA_TABLE=254, RTA_OIF=7)]
+
+
+class Message(dict[str, Any]):
+    def get_attr(self, name: str) -> Any:
+        return self.get(name)
+
+
+def test_routes_of_another_family_are_none_of_ours() -> None:
+    asked = routes.Routes(WithoutIPv6())
+    assert asked.leading_to(7) == {ip_network("0.0.0.0/0")}
+    assert (asked.tables(4), asked.tables(6)) == ({254}, set())
+
+
 # ---- programs and the daemon ----
+
+
+def test_where_nobody_can_tell_the_kernel_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rights, "_STATUS", str(tmp_path / "none"))
+    rights.require_net_admin("up")
 
 
 def test_a_program_that_hangs_or_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,6 +460,13 @@ def test_only_what_was_ours_is_switched_off(tmp_path: Path, monkeypatch: pytest.
     assert value.read_text() == "1\n"
     value.unlink()
     value.mkdir()
+    for name, filtering in (("all", "0"), ("default", "0"), ("lo", "1"), ("eth0", "2")):
+        (tmp_path / "conf" / name).mkdir(parents=True)
+        (tmp_path / "conf" / name / "rp_filter").write_text(f"{filtering}\n")
+    monkeypatch.setattr(sysctl, "_FILTERS", str(tmp_path / "conf/*/rp_filter"))
+    sysctl.switch_on(others=False)  # cannot be, and is not needed
+    assert not sysctl.was_ours()
+    (tmp_path / "conf/default/rp_filter").write_text("1\n")
     with pytest.raises(QuickError, match="start the container with --sysctl"):
         sysctl.switch_on(others=False)
 

@@ -52,6 +52,22 @@ def test_variables_are_the_shells_own(tmp_path: Path) -> None:
     assert "LC_ALL=C" in lines
 
 
+def test_wg_is_there_where_it_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bash", "cat"):
+        (tmp_path / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    out = tmp_path / "out"
+    execute(f"wg pubkey < <(wg genkey) > {out}; wg show nobody-here 2>> {out} || echo $? >> {out}")
+    key, *said, status = out.read_text().splitlines()
+    assert len(key) == 44
+    assert "Unable to access interface" in said[0]
+    assert status == "1"
+    (tmp_path / "wg").write_text("#!/bin/bash\necho real $1\n")
+    (tmp_path / "wg").chmod(0o755)
+    execute(f"wg genkey > {out}")
+    assert out.read_text() == "real genkey\n"
+
+
 def test_the_first_that_fails_is_the_last_and_its_status_is_ours(tmp_path: Path) -> None:
     with pytest.raises(QuickError) as failure:
         execute("true", "secret=abc; exit 7", f"touch {tmp_path}/never")
@@ -61,6 +77,9 @@ def test_the_first_that_fails_is_the_last_and_its_status_is_ours(tmp_path: Path)
     with pytest.raises(QuickError) as failure:
         execute("kill -9 $BASHPID")
     assert failure.value.status == 128 + signal.SIGKILL
+    with pytest.raises(QuickError, match="ended by signal 40") as failure:
+        execute("kill -40 $BASHPID")  # a real-time signal, which Python has no name for
+    assert failure.value.status == 128 + 40
     with pytest.raises(QuickError, match="exit status"):
         execute("if then")
 
@@ -89,6 +108,24 @@ def test_one_that_hangs_is_stopped_with_what_it_waits_for(tmp_path: Path) -> Non
     assert failure.value.status == 124
     assert time.monotonic() - begin < 8
     wait_until(lambda: not alive(int(out.read_text())), "what the hook had started is ended")
+
+
+def test_only_what_it_had_started_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A number may be another process's by the time the second signal comes."""
+    sent: list[tuple[int, int]] = []
+    really = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        sent.append((pid, number))
+        really(pid, number)
+
+    monkeypatch.setattr(os, "kill", kill)
+    out = tmp_path / "out"
+    with pytest.raises(QuickError, match="has not ended"):
+        execute(f"sleep 60 & echo $! > {out}; (trap '' TERM; exec sleep 60) & wait", limit=0.3)
+    gone = int(out.read_text())
+    assert [number for pid, number in sent if pid == gone] == [signal.SIGTERM]
+    assert len([number for _, number in sent if number == signal.SIGKILL]) == 1
 
 
 def test_what_it_left_behind_on_purpose_stays(tmp_path: Path) -> None:

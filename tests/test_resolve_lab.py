@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from lab import uapi
 from lab.end import End
-from lab.namespace import Namespace
+from lab.namespace import Namespace, cable
 from lab.process import wait_until
 from lab.programs import SUBJECT
 from lab.topology import Lab, genkey, pubkey
+
+from wgfast.keeper import Keeper
 
 pytestmark = pytest.mark.lab
 
@@ -151,3 +153,43 @@ def test_a_name_server_that_is_silent_holds_nobody_up(lab: Lab, home: Namespace)
         assert end.process
         end.process.signal(signal.SIGTERM)
         assert end.process.wait(3) == 0
+
+
+@pytest.mark.parametrize("keeps_privileges", [True, False])
+def test_a_dead_tunnel_that_takes_all_traffic_finds_its_server_again(
+    lab: Lab, home: Namespace, keeps_privileges: bool
+) -> None:
+    """The system's questions go into the tunnel: those for its own end go around it, to the name server there
+    was before."""
+    isp = lab.namespace("isp")
+    cable(home, "wire0", isp, "wire1")
+    home.add_address("wire0", "192.0.2.1/24")
+    isp.add_address("wire1", "192.0.2.53/24")
+    home.ip("route add default via 192.0.2.53")
+    use(home, "192.0.2.53")
+    key = pubkey(genkey())
+    lines = (f"public_key={uapi.hexadecimal(key)}", f"endpoint_host={NAME}:51820")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(contextlib.closing(NameServer(isp, "192.0.2.53", "192.0.2.7")))
+        end = lab.end(home, SUBJECT)
+        if keeps_privileges:
+            end.start()
+        else:
+            keeper = stack.enter_context(contextlib.closing(Keeper()))
+            given = keeper.theirs.fileno()
+            end.start(environ={"WGFAST_KEEPER_FD": str(given)}, keep=(given,))
+            keeper.hand_over()
+            threading.Thread(target=lambda: all(iter(keeper.serve, False)), daemon=True).start()
+        assert uapi.set_errno(end.interface, "fwmark=51820", *lines, "allowed_ip=0.0.0.0/0") == 0
+        home.ip(
+            f"address add 10.77.0.1/32 dev {end.interface}",
+            f"link set {end.interface} up",
+            f"route add default dev {end.interface} table 51820",
+            "rule add not fwmark 51820 table 51820",
+            "rule add table main suppress_prefixlength 0",
+        )
+        wait_until(lambda: end.show("endpoints") == {key: "192.0.2.7:51820"}, "the name is found")
+        use(home, "10.77.0.53")  # as DNS= does: it is behind the tunnel
+        server.address = "192.0.2.8"
+        assert uapi.set_errno(end.interface, *lines) == 0
+        wait_until(lambda: end.show("endpoints") == {key: "192.0.2.8:51820"}, "the new address", 10)

@@ -57,6 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
+        if arguments is None:
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # it is done: too late for an interruption to say not
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:
@@ -78,9 +82,9 @@ def _open_standard_files() -> None:
             os.fstat(fd)
         except OSError:
             os.open(os.devnull, mode)  # the lowest number that is free
-    sys.stdin = sys.stdin or open(0, closefd=False)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stdin = sys.stdin or os.fdopen(0, closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
 
 
 def _run(given: list[str]) -> int:
@@ -118,8 +122,9 @@ def _mention_command(name: str) -> None:
 
     near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.75)
     if near:
+        undo = f"ip link delete {name}"
         print(
-            f"wgfast: {name} is an interface now; if `wgfast {near[0]}` was meant: `ip link delete {name}`",
+            f"wgfast: {name} is taken for an interface; if `wgfast {near[0]}` was meant: `{undo}`",
             file=sys.stderr,
         )
 

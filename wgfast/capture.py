@@ -244,11 +244,13 @@ def record(
 
 def datagrams(packet: bytes, size: int) -> list[bytes]:
     """The datagrams of a packet whose UDP payload stands for several, each of `size` bytes but the last. One
-    with other headers before UDP's stays as it is."""
-    is_ipv4 = packet[0] >> 4 == 4
-    if packet[9 if is_ipv4 else 6] != socket.IPPROTO_UDP:
-        return [packet]
+    with other headers before UDP's, or with less than those, stays as it is."""
+    is_ipv4 = packet[:1] and packet[0] >> 4 == 4
+    protocol = packet[9:10] if is_ipv4 else packet[6:7]
     header = (packet[0] & 15) * 4 if is_ipv4 else 40
+    least = 20 if is_ipv4 else 40
+    if protocol != bytes([socket.IPPROTO_UDP]) or header < least or len(packet) < header + _UDP_HEADER:
+        return [packet]
     payload = packet[header + _UDP_HEADER :]
     found = []
     for number, at in enumerate(range(0, max(len(payload), 1), size)):
@@ -316,7 +318,9 @@ def create_file(path: str) -> int:
         if stat.S_ISREG(status.st_mode):
             if status.st_uid != os.geteuid():
                 # Whoever prepared it, in /tmp say, would be given what is inside the tunnel.
-                raise OSError(errno.EPERM, f"belongs to user {status.st_uid}: remove it first, or name another")
+                raise OSError(
+                    errno.EPERM, f"belongs to user {status.st_uid}: remove it first, or name another"
+                )
             os.fchmod(fd, 0o600)
             os.ftruncate(fd, 0)
     except BaseException:

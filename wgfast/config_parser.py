@@ -84,6 +84,10 @@ class Parser:
         plain, hash_sign, comment = line.partition("#")
         if hash_sign:
             self._read_comment("#" + comment, not plain.strip(BLANKS))
+        if number == 1 and line.startswith("\ufeff"):
+            self._bad("a byte order mark before the first character; save the file as UTF-8 without one")
+            self.read_line(1, line[1:])  # what is behind it may be right
+            return
         if not plain.isascii() and not self._is_text(plain):
             return
         if self._quick and self._take_quick(line):
@@ -104,9 +108,6 @@ class Parser:
     def _is_text(self, plain: str) -> bool:
         if _SURROGATE.search(plain):
             self._bad("not UTF-8; save the file as UTF-8")
-            return False
-        if plain.startswith("\ufeff") and self._line == 1:
-            self._bad("a byte order mark before the first character; save the file as UTF-8 without one")
             return False
         return True
 

@@ -7,6 +7,7 @@ and routes, and for signals. Packets are none of its business: the core's thread
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import selectors
@@ -28,6 +29,7 @@ logger = logging.getLogger("wgfast")
 
 NAME_MAX: Final = 15  # IFNAMSIZ less the final zero
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_PR_SET_DUMPABLE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,12 @@ def check_name(name: str) -> None:
         )
 
 
+def forbid_dumps() -> None:
+    """Of what Python has held of keys nothing goes into a core file, nor to a debugger but root's. The core
+    keeps its own memory out of both (DESIGN.md: Secrets)."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def run(name: str, foreground: bool, environ: Mapping[str, str] = os.environ) -> int:
     """Runs a daemon for the interface `name`; its exit status, or that of the command that started it."""
     report = background.Report()
@@ -99,6 +107,7 @@ def run(name: str, foreground: bool, environ: Mapping[str, str] = os.environ) ->
                 return outcome
             report = outcome
         log.configure(settings.log_level or "", settings.log_format)
+        forbid_dumps()
         return _serve(name, settings, report)
     except (WgfastError, OSError) as error:
         report.failed(str(error))
@@ -215,12 +224,17 @@ class Daemon:
     def _drop_privileges(self, settings: Settings) -> None:
         """Before there is another thread than this one."""
         if settings.keeper_fd is None:
+            if settings.user is not None:
+                raise InterfaceError(
+                    f"WGFAST_USER={settings.user}: takes WGFAST_KEEPER_FD too: `wgfast run --user` does both"
+                )
             return
         from wgfast.keeper import Kept, drop_privileges
 
         self._kept = Kept(socket.socket(fileno=settings.keeper_fd))
         self._watch(self._kept, self._keeper_spoke)
         self._device.core.set_keeper(self._kept.prepare)
+        self._device.names.mark = self._kept.prepare
         drop_privileges(settings.user)
 
     def _mtu(self) -> int:

@@ -17,6 +17,7 @@ import os
 import pwd
 import socket
 import struct
+import threading
 from typing import Final
 
 from wgfast.errors import InterfaceError
@@ -123,10 +124,11 @@ def _prepare(fd: int, mark: int) -> None:
 
 class Kept:
     """The side without. `prepare` is what `Core.set_keeper` takes; `fileno()` is readable once the keeper is
-    gone."""
+    gone. Any thread may call any method."""
 
     def __init__(self, end: socket.socket) -> None:
         self._end = end
+        self._lock = threading.Lock()  # of whoever reads
         self._end.settimeout(_PATIENCE)
         self._asked = 0
 
@@ -135,13 +137,24 @@ class Kept:
 
     def is_gone(self) -> bool:
         """`fileno()` is readable: takes note, so that it is not."""
+        if not self._lock.acquire(blocking=False):
+            return False  # prepare() reads it, in another thread
         try:
-            return not self._end.recv(_ANSWER.size)  # else: an answer that came too late
+            # Not recv(), which waits. What there is to read is an answer that came too late, or the end.
+            return not os.read(self._end.fileno(), _ANSWER.size)
+        except BlockingIOError:
+            return False  # prepare() has read it
         except OSError:
             return True
+        finally:
+            self._lock.release()
 
     def prepare(self, fd4: int, fd6: int, mark: int) -> None:
         """Asks, and waits. OSError: it was refused, or nobody answers."""
+        with self._lock:
+            self._prepare(fd4, fd6, mark)
+
+    def _prepare(self, fd4: int, fd6: int, mark: int) -> None:
         fds = [fd for fd in (fd4, fd6) if fd >= 0]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         self._asked = self._asked + 1 & 0xFFFFFFFF

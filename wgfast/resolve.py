@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from . import resolve_outside
 from ._core import Endpoint
 from .errors import ClosedError, ForkedError, PeerRemovedError
 from .keys import PublicKey
@@ -233,11 +235,14 @@ class Resolver:
     called from any thread.
 
     An answer is put to use under the device's lock, as whatever else changes a device. `lookup` may be
-    replaced: it is called without any lock, and raises OSError for what cannot be resolved."""
+    replaced: it is called without any lock, and raises OSError for what cannot be resolved. `mark` sets the
+    mark of sockets, called as what Core.set_keeper() takes (resolve_outside.py)."""
 
     def __init__(self, device: Device, lookup: Lookup = lookup) -> None:
         self.lookup = lookup
+        self.mark: Callable[[int, int, int], None] = _set_mark
         self._device = device
+        self._servers = resolve_outside.name_servers()  # while there is no tunnel
         self._names = Names(device.core, device.control)
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -306,6 +311,7 @@ class Resolver:
             endpoints = self.lookup(name.host, name.port)
         except OSError as error:
             failure = error
+            endpoints = self._ask_outside(name)
         except Exception as error:  # of a lookup that was put in place of ours
             log.exception("%s: %r cannot be looked up", self._device.name, name.host)
             failure = OSError(f"{type(error).__name__}")
@@ -319,3 +325,28 @@ class Resolver:
                 self._names.drop(name.peer)
             except OSError as error:  # an address that the core cannot take
                 self._names.failed(name, error, self._device.now())
+
+    def _ask_outside(self, name: Name) -> Sequence[Endpoint]:
+        """Without a mark the system's questions go the same way as ours."""
+        mark = self._device.fwmark
+        if not mark:
+            return ()
+
+        def prepare(client: socket.socket) -> None:
+            fd = client.fileno()
+            self.mark(*((fd, -1) if client.family == socket.AF_INET else (-1, fd)), mark)
+
+        servers = dict.fromkeys((*self._servers, *resolve_outside.name_servers()))
+        try:
+            return resolve_outside.lookup(name.host, name.port, servers, prepare)
+        except OSError as error:
+            log.debug("%s: %s, asked for outside of the tunnel: %s", self._device.name, name.host, error)
+            return ()
+
+
+def _set_mark(fd4: int, fd6: int, mark: int) -> None:
+    with socket.socket(fileno=max(fd4, fd6)) as client:
+        try:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark.to_bytes(4, sys.byteorder))
+        finally:
+            client.detach()

@@ -77,6 +77,9 @@ class UapiSocket:
             return True
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self._file))
+        except PermissionError:
+            # Privileges were dropped, and the directory is closed to others.
+            return os.fstat(self._file).st_nlink > 0
         except OSError:
             return False
 

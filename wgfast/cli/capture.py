@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -93,6 +94,7 @@ def explain(error: Exception, path: str) -> str:
     """What is not said to be the interface's or an argument's went wrong with the file."""
     if isinstance(error, InterfaceError):
         return error.strerror or str(error)
+    path = "standard output" if path == "-" else path
     return f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
@@ -104,9 +106,11 @@ def _links(interface: str, outer: bool) -> list[str]:
 
 
 def _run(capture: Capture, path: str, links: list[str], size: int, limits: Limits, expression: str) -> None:
+    linktype = LINKTYPE_RAW if len(links) == 1 else LINKTYPE_LINUX_SLL2
+    PcapngWriter(io.BytesIO(), linktype, size)  # refused before a file of that name is emptied
     fd = os.dup(sys.stdout.fileno()) if path == "-" else create_file(path)
     with closing(os.fdopen(fd, "wb")) as file, _stop_signals() as stop:
-        writer = PcapngWriter(file, LINKTYPE_RAW if len(links) == 1 else LINKTYPE_LINUX_SLL2, size)
+        writer = PcapngWriter(file, linktype, size)
         for link in links:
             writer.add_link(link, expression=expression)
         click.echo(f"capturing to {'standard output' if path == '-' else path}; Ctrl-C ends it", err=True)

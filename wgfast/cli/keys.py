@@ -49,7 +49,7 @@ def pubkey_command(words: tuple[str, ...], as_json: bool) -> None:
 
 def _public_key_of_input() -> Key:
     given = sys.stdin.buffer.read(_CHARACTERS)
-    while len(given) == _CHARACTERS and (more := sys.stdin.buffer.read1()):
+    while len(given) == _CHARACTERS and (more := sys.stdin.buffer.read(1 << 12)):
         if more.strip(BLANKS.encode() + b"\0"):
             complain("wgfast: Trailing characters found after key")
             raise SystemExit(1)

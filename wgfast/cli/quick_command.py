@@ -42,8 +42,9 @@ CONFIGURATION: Final = click.argument("configuration", metavar="INTERFACE|FILE",
 
 
 def report(mark: str, text: str) -> None:
-    """As wg-quick shows what it does."""
-    click.echo(f"[{mark}] {text}", err=True)
+    """As wg-quick shows what it does. Its terminal may be gone: what is being done, or undone, goes on."""
+    with contextlib.suppress(OSError):
+        click.echo(f"[{mark}] {text}", err=True)
 
 
 def find(configuration: str) -> Target:

@@ -10,7 +10,11 @@ from wgfast.quick.rights import require_net_admin
 
 @click.command("run", cls=QuickCommand)
 @CONFIGURATION
-@click.option("--user", metavar="NAME", help="As whom to carry packets; takes CAP_SETUID and CAP_SETGID.")
+@click.option(
+    "--user",
+    metavar="NAME",
+    help="As whom to carry packets; takes CAP_SETUID and CAP_SETGID. Otherwise as you, without privileges.",
+)
 def run_command(configuration: str, user: str | None) -> None:
     """Sets an interface up, stays, and takes it down when it is told to end: for containers and systemd.
 

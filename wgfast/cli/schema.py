@@ -51,6 +51,11 @@ DAEMON
     sent_rate             number
     drop_rates            object, reason to packets a second, in DAEMON
     problem               string, in an INTERFACE that could not be asked: why; it has only this and a name
+
+What shows no interfaces has objects of its own: genkey, genpsk and pubkey `{"private_key": KEY}`,
+`{"preshared_key": KEY}` and `{"public_key": KEY}`; doctor `{"version": STRING, "findings": [FINDING, ...]}`,
+where a FINDING has the strings `what`, `state`, `reason` and `remedy` ("": none is needed) and the boolean
+`fine`.
 """
 
 from __future__ import annotations

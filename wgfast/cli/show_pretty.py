@@ -71,6 +71,8 @@ def _peer(peer: PeerState, now: int, hide_keys: bool) -> Iterator[str]:
         yield _line("preshared key", _secret(peer.preshared_key, hide_keys))
     if peer.endpoint is not None:
         yield _line("endpoint", endpoint_text(peer.endpoint))
+    elif "endpoint_host" in peer.extra:  # which only wgfast has; `wg` would not have left it unresolved
+        yield _line("endpoint", f"(none: {peer.extra['endpoint_host']} is not resolved yet)")
     slash = f"{_CYAN}/{_RESET}"
     prefixes = (prefix_text(prefix).replace("/", slash) for prefix in peer.allowed_ips)
     yield _line("allowed ips", ", ".join(prefixes) or "(none)")

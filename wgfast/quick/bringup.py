@@ -40,7 +40,9 @@ class _Bringup:
         limit = hooks.timeout()
         table = self._table()
         if self._links.index(self._name) is not None:
-            raise QuickError(f"`{self._name}' already exists: `wgfast down {self._name}` takes it down")
+            raise QuickError(
+                f"`{self._name}' already exists: `wgfast down {self._target.word}` takes it down"
+            )
         self._execute("PreUp", self._config.pre_up, limit)
         endpoints = implementation.resolve(self._target.config, self._journal.report)
         self._add_interface(endpoints)

@@ -43,15 +43,23 @@ def remove(name: str, version: int, report: Report) -> None:
     """The rules of one family, of wg-quick's making too. Nothing if there are none."""
     if find("nft"):
         ours = f"table {_FAMILIES[version]} {_table(name)}"
-        if ours in run(["nft", "list", "tables"]).splitlines():
+        if ours in _shown(["nft", "list", "tables"]).splitlines():
             report("#", f"nft delete {ours}")
             run(["nft", "delete", *ours.split()])
     program = _IPTABLES[version]
     if find(f"{program}-save"):
-        rules = iptables_removal(name, run([f"{program}-save"]))
+        rules = iptables_removal(name, _shown([f"{program}-save"]))
         if rules:
             report("#", f"{program}-restore -n")
             run([f"{program}-restore", "-n"], rules)
+
+
+def _shown(argv: Sequence[str]) -> str:
+    """Nothing where the program is there and the kernel has not what it shows: add() would have failed."""
+    try:
+        return run(argv)
+    except QuickError:
+        return ""
 
 
 # ---- nftables ----

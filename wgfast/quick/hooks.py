@@ -22,6 +22,8 @@ from wgfast.quick.programs import find
 TIMEOUT_VARIABLE: Final = "WGFAST_HOOK_TIMEOUT"
 TIMEOUT: Final = 120.0
 _MERCY: Final = 2.0
+# Hooks are written for wg(8). Where it is not installed, we have its commands.
+_WG: Final = 'type -P wg >/dev/null || wg() { wgfast "$@"; }\n'
 
 Variables = Mapping[str, str | Sequence[str]]
 
@@ -55,7 +57,7 @@ def execute(
         text = hook.replace("%i", interface)
         report("#", text)
         which = f"{interface}: {key}" + (f" ({number} of {len(hooks)})" if len(hooks) > 1 else "")
-        _execute(which, _declared({"INTERFACE": interface, **variables}) + text, limit)
+        _execute(which, _declared({"INTERFACE": interface, **variables}) + _WG + text, limit)
 
 
 def _declared(variables: Variables) -> str:
@@ -93,9 +95,16 @@ def _execute(which: str, program: str, limit: float | None) -> None:
         if child.returncode is None:
             _end(child)
     if status < 0:
-        raise QuickError(f"{which} was ended by {signal.Signals(-status).name}", 128 - status)
+        raise QuickError(f"{which} was ended by {_signal_name(-status)}", 128 - status)
     if status:
         raise QuickError(f"{which} failed with exit status {status}", status)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"  # a real-time one
 
 
 @contextlib.contextmanager
@@ -121,20 +130,26 @@ def environment() -> dict[str, str]:
 def _end(child: subprocess.Popen[bytes]) -> None:
     """Ends a hook and what it waits for. No process group of its own: it may ask on the terminal. What it
     left in the background on purpose, no longer its descendant, stays."""
-    tree = [child.pid, *_descendants(child.pid)]
+    born = {pid: _birth(pid) for pid in _descendants(child.pid)}
     for number, patience in ((signal.SIGTERM, _MERCY), (signal.SIGKILL, _MERCY)):
-        for pid in tree:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        child.send_signal(number)  # to nobody, once it was waited for
+        for pid, birth in born.items():
+            # Its number may be another's by now.
+            if birth and _birth(pid) == birth:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(patience)
-        if child.returncode is not None and not any(map(_is_alive, tree[1:])):
+        if child.returncode is not None and not any(_birth(pid) == birth for pid, birth in born.items()):
             return
 
 
 def _descendants(pid: int) -> list[int]:
     children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
+    entries: list[str] = []
+    with contextlib.suppress(OSError):  # /proc is not mounted
+        entries = os.listdir("/proc")
+    for entry in entries:
         if entry.isdigit() and (parent := _stat(int(entry))):
             children.setdefault(int(parent[1]), []).append(int(entry))
     found = list(children.get(pid, ()))
@@ -143,9 +158,10 @@ def _descendants(pid: int) -> list[int]:
     return found
 
 
-def _is_alive(pid: int) -> bool:
+def _birth(pid: int) -> str:
+    """When the process began; empty if it has ended."""
     state = _stat(pid)
-    return bool(state) and state[0] not in "ZX"
+    return state[19] if state and state[0] not in "ZX" else ""
 
 
 def _stat(pid: int) -> list[str]:

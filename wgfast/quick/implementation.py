@@ -28,7 +28,10 @@ Endpoints = dict[EndpointName, Endpoint]
 TIMEOUT: Final = 30.0
 _GONE: Final = 5.0
 # These belong to the one who sets them, not to a daemon that goes to the background by itself.
-_NOT_FOR_DAEMONS: Final = ("WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD")
+_NOT_FOR_DAEMONS: Final = (
+    *("WG_PROCESS_FOREGROUND", "WG_TUN_FD", "WG_UAPI_FD"),
+    *("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"),  # how things stand, the service says
+)
 
 
 def daemon_environment() -> dict[str, str]:

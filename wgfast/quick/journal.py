@@ -53,14 +53,25 @@ class Journal:
             raise
 
     def _undo_all(self) -> None:
+        """Nothing, not even a report that cannot be written, keeps the rest from being undone."""
+        interruption: BaseException | None = None
         while self._undo:
-            step = self._undo.pop()
-            # Nothing, not even a report that cannot be written, keeps the rest from being undone.
-            with contextlib.suppress(Exception):
-                if step.text:
-                    self.report("#", step.text)
+            step = self._undo[-1]
             try:
-                step.call()
+                self._undo_step(step)
             except Exception as error:
                 with contextlib.suppress(Exception):
                     self.report("!", f"could not be undone: {step.text or 'a step'}: {error}")
+            except BaseException as error:
+                if interruption is None:
+                    interruption = error
+                    continue  # that step once more: it does not mind
+            self._undo.pop()
+        if interruption is not None:
+            raise interruption
+
+    def _undo_step(self, step: Step) -> None:
+        with contextlib.suppress(Exception):
+            if step.text:
+                self.report("#", step.text)
+        step.call()

@@ -7,6 +7,7 @@ specific than a default route (suppress_prefixlength 0).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import socket
@@ -61,11 +62,13 @@ def _named_tables() -> dict[str, int]:
     found = {}
     for pattern in _TABLE_FILES:
         for path in sorted(glob.glob(pattern)):
-            with open(path, errors="replace") as file:
+            fields: list[list[str]] = []
+            with contextlib.suppress(OSError), open(path, errors="replace") as file:
                 fields = [line.partition("#")[0].split() for line in file]
             for each in fields:
-                if len(each) == 2 and each[0].isascii() and each[0].isalnum():
-                    found[each[1]] = int(each[0], 0)
+                with contextlib.suppress(ValueError):  # no number: no table of anybody's
+                    if len(each) == 2 and each[0].isascii() and each[0].isalnum():
+                        found[each[1]] = int(each[0], 16 if each[0].startswith("0x") else 10)
     return found
 
 
@@ -94,8 +97,8 @@ class Routes:
         """What the main table sends to the interface."""
         return {
             _destination(route, version)
-            for version, family in FAMILIES.items()
-            for route in self._netlink.get_routes(family=family, table=MAIN, oif=index)
+            for version in FAMILIES
+            for route in self._all(version, table=MAIN, oif=index)
         }
 
     def free_table(self) -> int:
@@ -108,12 +111,23 @@ class Routes:
 
     def tables(self, version: int) -> set[int]:
         """Those that have routes."""
-        return {_table(route) for route in self._netlink.get_routes(family=FAMILIES[version])}
+        return {_table(route) for route in self._all(version)}
 
     def default_tables(self, version: int, index: int) -> set[int]:
         """The tables, but for the main one, whose default route is this interface."""
-        routes = self._netlink.get_routes(family=FAMILIES[version], oif=index)
+        routes = self._all(version, oif=index)
         return {_table(route) for route in routes if route["dst_len"] == 0} - {MAIN, 255}
+
+    def taken_tables(self, version: int, index: int | None) -> set[int]:
+        """The tables whose default route is another interface."""
+        defaults = [route for route in self._all(version) if route["dst_len"] == 0]
+        return {_table(route) for route in defaults if route.get_attr("RTA_OIF") not in (None, index)}
+
+    def _all(self, version: int, **match: int) -> list[Any]:
+        # A kernel without IPv6 shows what it has instead.
+        family = FAMILIES[version]
+        found = self._netlink.get_routes(family=family, **match)
+        return [route for route in found if route["family"] == family]
 
 
 def _table(route: Any) -> int:

@@ -18,15 +18,17 @@ from types import FrameType
 from typing import Final
 
 from wgfast import client
+from wgfast.daemon import forbid_dumps
 from wgfast.keeper import Keeper
 from wgfast.notify import notify, watchdog_interval
 from wgfast.quick import bringup, teardown
-from wgfast.quick.errors import TIMED_OUT, QuickError
+from wgfast.quick.errors import REFUSED, TIMED_OUT, QuickError
 from wgfast.quick.implementation import TIMEOUT, daemon_environment
 from wgfast.quick.journal import Report
 from wgfast.quick.target import Target
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_FREE_PORTS: Final = "net.ipv4.ip_unprivileged_port_start"
 _LOOK: Final = 0.02  # seconds between looks at a daemon that starts
 _END: Final = 5.0  # that a daemon may take to end by itself
 
@@ -47,6 +49,9 @@ class Service:
     def run(self) -> None:
         """Up, until a signal or the daemon's end, and down. QuickError and ConfigFileError as for up() and
         down(), and if the daemon has died."""
+        forbid_dumps()
+        self._check_port()
+        asked = False
         try:
             bringup.up(self._target, self._report, self._start)
             self._is_up = True
@@ -54,13 +59,25 @@ class Service:
                 notify(f"READY=1\nSTATUS={self._target.interface} is up")
                 self._wait()
                 notify("STOPPING=1")
-                if self._asked:
+                asked = self._asked
+                if asked:
                     self._is_up = False
                     teardown.down(self._target, self._report)
         finally:
-            self._end()
-        if not self._asked:
+            with _answered_by(self._ask):  # an impatient one would leave half of it behind
+                self._end()
+        if not asked:
             raise QuickError(f"{self._target.interface}: its daemon has ended: LOG_LEVEL=verbose shows why")
+
+    def _check_port(self) -> None:
+        """QuickError if the daemon could never open it: it has no privileges when it does."""
+        port = self._target.config.interface.listen_port
+        if port and port < _first_free_port():
+            raise QuickError(
+                f"ListenPort = {port}: the process that carries the packets has no privileges, and this port "
+                f"takes one: choose a higher one, or `sysctl {_FREE_PORTS}={port}`",
+                REFUSED,
+            )
 
     # ---- the other process ----
 
@@ -124,6 +141,14 @@ class Service:
         while not self._woken.wait(interval / 2 if interval else None):
             if client.answers(self._target.interface):
                 notify("WATCHDOG=1")
+
+
+def _first_free_port() -> int:
+    try:
+        with open(f"/proc/sys/{_FREE_PORTS.replace('.', '/')}") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 1024
 
 
 @contextlib.contextmanager

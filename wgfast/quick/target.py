@@ -23,6 +23,11 @@ class Target:
     path: str
     config: Config
 
+    @property
+    def word(self) -> str:
+        """What names it on a command line."""
+        return self.interface if self.path == f"{DIRECTORY}/{self.interface}.conf" else self.path
+
 
 def locate(text: str) -> tuple[str, str]:
     """The interface and the file of a name or path. As with wg-quick, what could be an interface's name is
@@ -31,7 +36,11 @@ def locate(text: str) -> tuple[str, str]:
     is_name = _NAME.fullmatch(text) is not None
     path = f"{DIRECTORY}/{text}.conf" if is_name else text
     if not os.path.exists(path):
-        remedy = f": for the file in this directory say ./{text}" if is_name and os.path.exists(text) else ""
+        remedy = ""
+        if is_name and os.path.exists(text):
+            remedy = f": for the file in this directory say ./{text}"
+        elif is_name:
+            remedy = f": if it is elsewhere, give its path, as in ./{text}.conf"
         raise QuickError(f"`{path}' does not exist{remedy}")
     found = _FILE.fullmatch(path)
     if found is None or found[1] in (".", ".."):

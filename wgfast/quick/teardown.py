@@ -100,9 +100,11 @@ class _Teardown:
             return
         index = self._links.index(self._name)
         for version in FAMILIES:
-            # By the mark, as wg-quick, and by the routes: the mark may have been changed since.
+            # By the mark, as wg-quick, and by the routes: the mark may have been changed since, to that of
+            # another tunnel even.
             by_route = set() if index is None else self._routes.default_tables(version, index)
-            for table in sorted((by_route | {mark}) & set(self._rules.tunnels(version))):
+            by_mark = {mark} - self._routes.taken_tables(version, index)
+            for table in sorted((by_route | by_mark) & set(self._rules.tunnels(version))):
                 self._remove_rules_of(version, table)
         self._restore_sysctl()
 
