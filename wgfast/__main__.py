@@ -58,9 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         status = _run(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         if arguments is None:
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # it is done: too late for an interruption to say not
+            # It is done: an interruption now would make it look as if it were not.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except OSError as error:

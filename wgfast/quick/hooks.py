@@ -12,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -21,7 +22,8 @@ from wgfast.quick.programs import find
 
 TIMEOUT_VARIABLE: Final = "WGFAST_HOOK_TIMEOUT"
 TIMEOUT: Final = 120.0
-_MERCY: Final = 2.0
+_MERCY: Final = 2.0  # seconds between one signal and the next
+_LOOK: Final = 0.01
 # Hooks are written for wg(8). Where it is not installed, we have its commands.
 _WG: Final = 'type -P wg >/dev/null || wg() { wgfast "$@"; }\n'
 
@@ -138,9 +140,12 @@ def _end(child: subprocess.Popen[bytes]) -> None:
             if birth and _birth(pid) == birth:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(patience)
-        if child.returncode is not None and not any(_birth(pid) == birth for pid, birth in born.items()):
+        deadline = time.monotonic() + patience
+        while child.poll() is None or any(birth and _birth(pid) == birth for pid, birth in born.items()):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(_LOOK)
+        else:
             return
 
 
