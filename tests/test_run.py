@@ -148,12 +148,13 @@ def test_interrupted_when_the_daemon_has_died(host: Host) -> None:
 
 
 @lab_only
-def test_nobody_sees_what_it_does_any_more(host: Host) -> None:
+def test_nobody_sees_what_it_does_any_more(host: Host, tmp_path: Path) -> None:
     """Its terminal was closed: half a way down would leave rules and name servers behind."""
     before = host.state()
-    path = host.write(FULL)
-    service = host.namespace.spawn("bash", "-c", 'exec "$@" 2>/dev/full', "-", *WGFAST, "run", str(path))
-    wait_until(lambda: f"up {host.name}" in service.output, "it is up", 15)
+    command = ("bash", "-c", 'exec "$@" 2>/dev/full', "-", *WGFAST, "run", str(host.write(FULL)))
+    with listening(tmp_path / "notify") as told:
+        service = host.namespace.spawn(*command, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
+        assert told.recv(200).startswith(b"READY=1")
     assert end(service) == 0
     assert f"down {host.name}" in service.output
     assert host.state() == before
