@@ -11,7 +11,7 @@ network namespace of its own, its interface is set up, and then
 
 Medians of the rounds are printed, and how many times the rival's figure ours is. As root.
 
-    python bench/peers.py [--quick] [--plan PEERSxPREFIXES ...] [--rounds 5] [--rival PATH] [--json FILE]
+    python bench/peers.py [--quick] [--plan PEERSxPREFIXES ...] [--rounds 5] [--wgfast PATH] [--rival PATH] [--json FILE]
 """
 
 from __future__ import annotations
@@ -59,9 +59,8 @@ def configuration(peers: int, prefixes: int) -> str:
         nets = []
         for j in range(prefixes):
             n = i * prefixes + j
-            nets.append(
-                f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32" if n % 2 == 0 else f"fd00:{n:x}::/64"
-            )
+            four = f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}/32"
+            nets.append(four if n % 2 == 0 else f"fd00:{n >> 16:x}:{n & 0xFFFF:x}::/64")
         key = base64.b64encode(source.randbytes(32)).decode()
         endpoint = f"192.0.2.{1 + i % 250}:{1000 + i // 250}"
         lines.append(f"[Peer]\nPublicKey = {key}\nAllowedIPs = {', '.join(nets)}\nEndpoint = {endpoint}\n")
@@ -183,13 +182,14 @@ def main() -> None:
     parser.add_argument("--plan", nargs="+", default=["10000x1", "10000x6", "100000x1"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--idle", type=float, default=5.0, help="seconds in which nothing happens")
+    parser.add_argument("--wgfast", default=str(Path(sys.executable).parent / "wgfast"), help="which one")
     parser.add_argument("--rival", help="a wireguard-go; default: the one of bench/compare.py")
     parser.add_argument("--alone", action="store_true", help="without a rival")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if os.geteuid() != 0:
         raise SystemExit("bench/peers.py makes network namespaces: it takes root")
-    daemons = {"wgfast": [str(Path(sys.executable).parent / "wgfast")]}
+    daemons = {"wgfast": [options.wgfast]}
     rivals = [options.rival] if options.rival else [path for path in RIVALS if Path(path).exists()]
     if not options.alone:
         if rivals:

@@ -304,8 +304,11 @@ class Daemon:
     def _answer(self, request: bytes) -> Iterator[bytes]:
         from wgfast.uapi_server import respond
 
-        yield from respond(self._device, self.interface.name, request)
-        if self._wants_up and request.startswith(b"set"):
+        setting = request.startswith(b"set")
+        answer = respond(self._device, self.interface.name, request, self._device.process)
+        del request  # it may be large
+        yield from answer
+        if self._wants_up and setting:
             self._refresh()  # another port may be free
 
     # ---- what is told ----

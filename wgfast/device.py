@@ -86,6 +86,7 @@ class Device:
         workers, off = count_threads(threads), offloads_off(without)
         lanes = count_queues(queues, workers) if isinstance(tun, str) or queues is not None else 1
         self._lock = threading.RLock()
+        self.changing = threading.RLock()  # one setting is applied at a time; taken before the lock
         self._closed = self._closing = self._processing = self._up = False
         self._driver: ThreadDriver | LoopDriver | None = None
         self._bound = 0

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wgfast")
 
-REQUEST_MAX: Final = 32 << 20  # 10,000 peers and 65,000 allowed IPs are 6 MB
+REQUEST_MAX: Final = 64 << 20  # 100,000 peers with a preshared key and six allowed IPs each are 43 MB
 CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 18
 _GET: Final = b"get=1\n"
@@ -32,13 +32,19 @@ _OPERATIONS: Final = (_GET, _SET, _WGFAST)
 Respond = Callable[[bytes], Iterator[bytes]]
 
 
-def respond(device: Device, interface: str, request: bytes) -> Iterator[bytes]:
-    """The answer to one whole request, in pieces. Whatever goes wrong becomes an errno."""
+def respond(
+    device: Device, interface: str, request: bytes, between: Callable[[], object] | None = None
+) -> Iterator[bytes]:
+    """The answer to one whole request, in pieces. Whatever goes wrong becomes an errno. `between`: see
+    uapi_apply.apply."""
     setting = request.startswith(_SET)
     code = 0
     try:
         if setting:
-            uapi_apply.apply(device, uapi.parse_set(request[len(_SET) : -1]))
+            changes = uapi.parse_set(memoryview(request)[len(_SET) : -1])
+            request = b""  # it may be large
+            uapi_apply.apply(device, changes, between)
+            del changes
         else:
             yield from _show(device, request)
     except uapi.UapiError as error:
@@ -178,7 +184,8 @@ class _Client:
         return iter((b"errno=%d\n\n" % -code,))
 
     def _take(self, size: int) -> bytes:
-        request = bytes(self._inbox[:size])
+        with memoryview(self._inbox) as inbox:
+            request = bytes(inbox[:size])  # one copy
         del self._inbox[:size]
         self._searched = 0
         return request

@@ -52,6 +52,9 @@ struct wgf_peer {
 	uint8_t psk[WGF_KEY_SIZE];
 	uint8_t shared[WGF_KEY_SIZE];              /* static-static secret */
 	bool has_shared;
+	uint8_t doom;                              /* setting_apply.c's: what the plan means to do with it */
+	bool withheld;                             /* the same: some of its prefixes are to go at the end */
+	uint64_t plan;                             /* of which both speak, 0 none */
 	uint8_t latest_timestamp[WGF_TIMESTAMP_SIZE]; /* greatest TAI64N of its initiations */
 	uint64_t initiation_consumed;
 	struct wgf_cookie_jar jar;
