@@ -63,7 +63,8 @@ struct wgf_peer {
 /* The table of a device: identifiers to rows, and a hash from public key to identifier. */
 struct wgf_peertable {
 	_Atomic(struct wgf_peer *) *rows;          /* WGF_PEERS_MAX pointers, pages touched as needed */
-	uint32_t *generations;                     /* the same; under device->config, as all below */
+	_Atomic uint64_t *looks;                   /* timers.c's: one for WGF_PEERS_A_LOOK identifiers */
+	uint32_t *generations;                     /* as rows; under device->config, as all below */
 	uint32_t *by_key;                          /* open addressing, identifier + 1; 0 free */
 	uint32_t by_key_size;
 	uint64_t hash_key[2];
