@@ -9,18 +9,10 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from uapioracle import check_text, outcome
 
 from wgfast import Device, _core, generate_private_key, public_key
-from wgfast.uapi import (
-    Changes,
-    PeerBlock,
-    Prefix,
-    SetRequest,
-    UapiError,
-    dump,
-    parse_set,
-    read_line,
-)
+from wgfast.uapi import PeerBlock, Prefix, SetRequest, UapiError, dump, parse_set
 from wgfast.uapi_apply import apply
 
 ZERO = bytes(32)
@@ -62,7 +54,8 @@ WORDS = [
 ]
 NAMES = [
     "private_key", "listen_port", "fwmark", "replace_peers", "public_key", "remove", "update_only",
-    "preshared_key", "endpoint", "endpoint_host", "persistent_keepalive_interval", "replace_allowed_ips", "allowed_ip",
+    "preshared_key", "endpoint", "endpoint_host", "persistent_keepalive_interval", "replace_allowed_ips",
+    "allowed_ip",
     "protocol_version", "nonsense", "",
 ]  # fmt: skip
 
@@ -85,51 +78,6 @@ LINE = st.sampled_from(NAMES).flatmap(
     lambda name: values(name).map(lambda value: f"{name}={value}") if name else st.text(max_size=9)
 )
 TEXT = st.lists(LINE, max_size=12).map("\n".join)
-
-
-def outcome(text: bytes) -> SetRequest | tuple[int, str]:
-    """By Python alone: one line after the other."""
-    request = SetRequest()
-    try:
-        lines = text.decode("ascii")
-        for number, line in enumerate(lines.removesuffix("\n").split("\n") if lines else (), 2):
-            read_line(request, number, line)
-    except UnicodeDecodeError as error:
-        return errno.EINVAL, f"byte {text[error.start]:#04x}: a request is ASCII text"
-    except UapiError as error:
-        return error.errno, str(error)
-    return request
-
-
-def check_block(changes: Changes, i: int, block: PeerBlock) -> None:
-    key, said, psk, endpoint, keepalive, prefixes = changes.setting.peer(i)
-    assert key == block.public_key
-    assert bool(said & _core.SAID_REMOVE) == block.remove
-    assert bool(said & _core.SAID_UPDATE_ONLY) == block.update_only
-    assert bool(said & _core.SAID_REPLACE) == block.replace_allowed_ips
-    assert (psk if said & _core.SAID_PSK else None) == block.preshared_key
-    assert (endpoint if said & _core.SAID_ENDPOINT else None) == block.endpoint
-    assert (keepalive if said & _core.SAID_KEEPALIVE else None) == block.persistent_keepalive
-    assert (changes.hosts.get(i) if said & _core.SAID_HOST else None) == block.endpoint_host
-    said_of = {(family, address, length): not away for family, address, length, away in prefixes}
-    assert said_of == block.allowed_ips
-
-
-def check_text(text: bytes) -> None:
-    expected = outcome(text)
-    if not isinstance(expected, SetRequest):
-        with pytest.raises(UapiError) as refused:
-            parse_set(text)
-        assert (refused.value.errno, str(refused.value)) == expected
-        return
-    changes = parse_set(text)
-    assert changes.setting.private_key == expected.private_key
-    assert changes.setting.listen_port == expected.listen_port
-    assert changes.setting.fwmark == expected.fwmark
-    assert changes.setting.replace_peers == expected.replace_peers
-    assert len(changes.setting) == len(expected.peers)
-    for i, block in enumerate(expected.peers):
-        check_block(changes, i, block)
 
 
 @given(TEXT, st.sampled_from(["", f"public_key={KEYS[0]}\n"]), st.sampled_from(["", "\n", "\n\n"]))

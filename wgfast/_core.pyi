@@ -55,6 +55,18 @@ EVENT_COOKIE: Final[int]
 EVENT_LOOP: Final[int]
 EVENT_LOAD: Final[int]
 EVENT_TUN_GONE: Final[int]
+SAID_REMOVE: Final[int]
+SAID_UPDATE_ONLY: Final[int]
+SAID_PSK: Final[int]
+SAID_ENDPOINT: Final[int]
+SAID_KEEPALIVE: Final[int]
+SAID_REPLACE: Final[int]
+SAID_HOST: Final[int]
+NEWS_REMOVED: Final[int]
+NEWS_PSK: Final[int]
+NEWS_ENDPOINT: Final[int]
+NEWS_RESET: Final[int]
+NEWS_HOST: Final[int]
 
 class Endpoint(NamedTuple):
     """An address a peer is reached at. `host` is a numeric IPv4 or IPv6 address (with %scope as a number where

@@ -301,7 +301,7 @@ class Daemon:
             extra = log.about("no_sockets", errno=error.errno)
             logger.error("%s: cannot open the UDP sockets: %s", self.interface.name, error, extra=extra)
 
-    def _answer(self, request: bytes) -> Iterator[bytes]:
+    def _answer(self, request: bytes | bytearray) -> Iterator[bytes]:
         from wgfast.uapi_server import respond
 
         setting = request.startswith(b"set")

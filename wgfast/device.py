@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from . import _core
+from . import _core, bulk
 from ._core import Endpoint
 from .control import Control, EventName, Handler
 from .errors import ClosedError, ConfigError, ForkedError
@@ -262,6 +262,11 @@ class Device:
                 self.drop_peer(handle)
                 raise
             return Peer(self, handle)
+
+    def update(self, peers: Iterable[bulk.PeerSettings], *, replace: bool = False) -> None:
+        """Adds and changes many peers while traffic flows; `replace`: all others go. ConfigError, naming what
+        does not fit: nothing has changed."""
+        bulk.update(self, peers, replace)
 
     def remove_peer(self, peer: Peer | str | Buffer) -> None:
         """Removes a peer, given as Peer or public key. KeyError or PeerRemovedError when there is none."""
