@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from playeddaemon import FINE, PlayedDaemon
+from uapioracle import check_text, outcome
 
 from wgfast import client, client_kernel, client_names, client_requests, client_uapi, config, uapi_socket
 from wgfast._core import Endpoint
@@ -20,7 +21,7 @@ from wgfast.client import DeviceState, PeerState, SetRequest, endpoint_text
 from wgfast.client_names import ResolutionError
 from wgfast.errors import ConfigError
 from wgfast.keys import generate_private_key, public_key
-from wgfast.uapi import PeerBlock, parse_set
+from wgfast.uapi import PeerBlock
 
 PRIVATE = bytes(generate_private_key())
 PUBLIC = bytes(public_key(PRIVATE))
@@ -247,8 +248,10 @@ def test_a_set_says_what_the_request_says(daemon: PlayedDaemon) -> None:
     )
     client.set("wg0", request)
     (text,) = daemon.take_sets()
-    # Read back by the daemon's own parser.
-    assert parse_set(text.removeprefix("set=1\n")[:-1].encode()) == request
+    # Read back, and by the daemon's own parser.
+    said = text.removeprefix("set=1\n")[:-1].encode()
+    assert outcome(said) == request
+    check_text(said)
 
 
 def test_a_set_that_is_refused(daemon: PlayedDaemon) -> None:

@@ -2,6 +2,9 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint cbool "bool"
+
 cdef extern from "<net/if.h>" nogil:
     enum:
         IFNAMSIZ
@@ -365,4 +368,98 @@ cdef extern from "core/wgfast.h" nogil:
     int64_t wgf_engine_drain(
         wgf_device *device, const wgf_rows *out, size_t n, wgf_endpoint *to, uint8_t *tos, uint64_t *peer,
         uint64_t now,
+    )
+
+cdef extern from "core/setting.h" nogil:
+    enum:
+        WGF_SAID_REMOVE
+        WGF_SAID_UPDATE_ONLY
+        WGF_SAID_PSK
+        WGF_SAID_ENDPOINT
+        WGF_SAID_KEEPALIVE
+        WGF_SAID_REPLACE
+        WGF_SAID_HOST
+        WGF_SAID_PRIVATE_KEY
+        WGF_SAID_LISTEN_PORT
+        WGF_SAID_FWMARK
+        WGF_SAID_REPLACE_PEERS
+        WGF_NEWS_REMOVED
+        WGF_NEWS_PSK
+        WGF_NEWS_ENDPOINT
+        WGF_NEWS_RESET
+        WGF_NEWS_HOST
+
+    struct wgf_setting_prefix:
+        uint8_t *address
+        uint8_t family
+        uint8_t length
+        uint8_t away
+
+    struct wgf_setting_peer:
+        uint8_t *public_key
+        uint8_t *psk
+        uint8_t *address
+        uint32_t scope
+        uint32_t first
+        uint32_t count
+        uint16_t port
+        uint16_t keepalive
+        uint8_t family
+        uint8_t said
+
+    struct wgf_setting_host:
+        uint32_t peer
+        uint32_t offset
+        uint32_t length
+
+    struct wgf_setting:
+        uint8_t *private_key
+        uint32_t fwmark
+        uint16_t listen_port
+        uint8_t said
+        wgf_setting_peer *peers
+        wgf_setting_prefix *prefixes
+        wgf_setting_host *hosts
+        size_t peers_n
+        size_t prefixes_n
+        size_t hosts_n
+
+    struct wgf_setting_fault:
+        size_t offset
+        size_t length
+        uint32_t line
+        bint of_peer
+
+    struct wgf_setting_news:
+        uint64_t handle
+        uint32_t peer
+        uint32_t what
+
+    struct wgf_setting_plan:
+        pass
+
+    wgf_setting *wgf_setting_create()
+    void wgf_setting_destroy(wgf_setting *setting)
+    wgf_setting_peer *wgf_setting_add_peer(wgf_setting *setting, const uint8_t *public_key)
+    int wgf_setting_add_prefix(
+        wgf_setting *setting, uint8_t family, const uint8_t *address, unsigned length, bint away
+    )
+    int wgf_setting_end_peer(wgf_setting *setting)
+    int wgf_setting_parse(wgf_setting *setting, const char *text, size_t size, wgf_setting_fault *fault)
+    int wgf_setting_check(wgf_device *device, const wgf_setting *setting, uint64_t *peers)
+    wgf_setting_plan *wgf_setting_begin(wgf_device *device, const wgf_setting *setting)
+    void wgf_setting_end(wgf_setting_plan *plan)
+    int64_t wgf_setting_step(
+        wgf_setting_plan *plan, uint64_t now, uint32_t wanted, wgf_setting_news *news, size_t max, cbool *done
+    )
+
+cdef extern from "core/dump.h" nogil:
+    struct wgf_dump_name:
+        uint64_t handle
+        const char *text
+        size_t size
+
+    int64_t wgf_device_dump(
+        wgf_device *device, uint32_t *cursor, const wgf_dump_name *names, size_t names_n, int64_t wall, char *out,
+        size_t size, size_t *need,
     )

@@ -55,6 +55,18 @@ EVENT_COOKIE: Final[int]
 EVENT_LOOP: Final[int]
 EVENT_LOAD: Final[int]
 EVENT_TUN_GONE: Final[int]
+SAID_REMOVE: Final[int]
+SAID_UPDATE_ONLY: Final[int]
+SAID_PSK: Final[int]
+SAID_ENDPOINT: Final[int]
+SAID_KEEPALIVE: Final[int]
+SAID_REPLACE: Final[int]
+SAID_HOST: Final[int]
+NEWS_REMOVED: Final[int]
+NEWS_PSK: Final[int]
+NEWS_ENDPOINT: Final[int]
+NEWS_RESET: Final[int]
+NEWS_HOST: Final[int]
 
 class Endpoint(NamedTuple):
     """An address a peer is reached at. `host` is a numeric IPv4 or IPv6 address (with %scope as a number where
@@ -205,6 +217,56 @@ class Handshake:
 
 # ---- the device ----
 
+class Setting:
+    """What a UAPI `set` or Device.update asks for, read and checked whole (core/setting.h). It never changes. Cannot be
+    pickled or copied."""
+
+    def __init__(self, text: Buffer | None = None) -> None:
+        """The lines of a UAPI `set`; OSError if they are too many."""
+    @property
+    def fault(self) -> tuple[int, int, int, bool] | None:
+        """Why there is no setting: (line, offset, length, it comes after a public_key) of the line that was refused.
+        Line 0: the byte at offset is not ASCII."""
+    @property
+    def hosts(self) -> list[tuple[int, str]]:
+        """(number of the peer, value) of each endpoint_host line before the fault; nothing is known of the values."""
+    @staticmethod
+    def of(
+        peers: list[tuple[bytes, int, bytes | None, Endpoint | None, int, list[tuple[int, bytes, int]]]],
+        replace: bool,
+    ) -> Setting:
+        """From (public key, SAID_... bits, psk, endpoint, keepalive, prefixes) of each. `replace`: other peers go."""
+    @property
+    def private_key(self) -> bytes | None:
+        """None: not mentioned, as below. Zeros: none."""
+    @property
+    def listen_port(self) -> int | None: ...
+    @property
+    def fwmark(self) -> int | None: ...
+    @property
+    def replace_peers(self) -> bool: ...
+    def __len__(self) -> int: ...
+    def peer(
+        self, i: int
+    ) -> tuple[bytes, int, bytes, Endpoint | None, int, list[tuple[int, bytes, int, bool]]]:
+        """What is said of the i-th peer, as in `of`, and of each prefix whether it is taken away. For tests."""
+
+class SettingPlan:
+    """A setting that is being applied to a device (core/setting_apply.c)."""
+
+    def __init__(self, core: Core, setting: Setting) -> None: ...
+    def step(self, now: int, wanted: int) -> tuple[bool, list[tuple[int, int, int]]]:
+        """Applies some more. (all is done, [(handle, number of the peer in the setting, NEWS_... bits)]): news of the
+        kinds in `wanted`."""
+
+class Dump:
+    """The peers of a device as the UAPI tells them. `names` of endpoints by handle, ASCII. `wall`: what to add to the
+    device's time for ns since 1970."""
+
+    def __init__(self, core: Core, names: dict[int, str], wall: int) -> None: ...
+    def take(self) -> bytes:
+        """The next piece, b"": there is no more."""
+
 class Core:
     """struct wgf_device. Cannot be pickled or copied; dead after fork()."""
 
@@ -259,6 +321,8 @@ class Core:
     def peer_disallow_all(self, peer: int) -> None: ...
     def peer_allowed(self, peer: int) -> list[tuple[int, bytes, int]]: ...
     def route(self, family: int, address: bytes) -> int: ...
+    def setting_peers(self, setting: Setting) -> int:
+        """How many peers there will be while it is applied; more than PEERS_MAX cannot be."""
     def peer_mix_static(self, peer: int, handshake: Handshake) -> bool:
         """False: the secret is not known yet; compute it into handshake.shared and call peer_learn_static."""
     def peer_learn_static(self, peer: int, handshake: Handshake) -> None: ...

@@ -23,7 +23,7 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EALREADY, EBUSY, EINVAL, EIO, EMSGSIZE, ENOENT, ESTALE, errno
+from libc.errno cimport EALREADY, EBUSY, EINVAL, EIO, EMSGSIZE, ENOENT, ENOSPC, ESTALE, errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -65,6 +65,18 @@ EVENT_COOKIE = WGF_EVENT_COOKIE
 EVENT_LOOP = WGF_EVENT_LOOP
 EVENT_LOAD = WGF_EVENT_LOAD
 EVENT_TUN_GONE = WGF_EVENT_TUN_GONE
+SAID_REMOVE = WGF_SAID_REMOVE
+SAID_UPDATE_ONLY = WGF_SAID_UPDATE_ONLY
+SAID_PSK = WGF_SAID_PSK
+SAID_ENDPOINT = WGF_SAID_ENDPOINT
+SAID_KEEPALIVE = WGF_SAID_KEEPALIVE
+SAID_REPLACE = WGF_SAID_REPLACE
+SAID_HOST = WGF_SAID_HOST
+NEWS_REMOVED = WGF_NEWS_REMOVED
+NEWS_PSK = WGF_NEWS_PSK
+NEWS_ENDPOINT = WGF_NEWS_ENDPOINT
+NEWS_RESET = WGF_NEWS_RESET
+NEWS_HOST = WGF_NEWS_HOST
 
 Endpoint = namedtuple("Endpoint", "host port source interface", defaults=(None, 0), module=__name__)
 Event = namedtuple("Event", "kind value peer endpoint data", module=__name__)
@@ -84,6 +96,8 @@ cdef bint LITTLE_ENDIAN = sys.byteorder == "little"
 cdef enum:
     EVENTS_A_CALL = 128
     OWED_A_CALL = 1024
+    NEWS_A_STEP = 4096
+    DUMP_A_CALL = 65536
 
 
 # ---- errors ----
@@ -1322,6 +1336,16 @@ cdef class Core(Fixed):
         finally:
             free(prefixes)
 
+    def setting_peers(self, Setting setting not None):
+        """How many peers there will be while it is applied; more than PEERS_MAX cannot be."""
+        cdef uint64_t peers = 0
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_setting_check(self.device, setting.setting, &peers)
+        self.leave(0 if result == -ENOSPC else result)
+        return peers
+
     def route(self, int family, bytes address):
         """The handle of the peer that owns an address, 0: none."""
         cdef const uint8_t *a = address_of(family, address, 0)
@@ -1634,6 +1658,199 @@ cdef class Core(Fixed):
                 self.device, &target, n, <wgf_endpoint *>e.buf.buf, <uint8_t *>t.buf.buf, <uint64_t *>h.buf.buf, now
             )
         return self.leave(result)
+
+
+# ---- settings ----
+
+cdef class Setting(Fixed):
+    """What a UAPI `set` or Device.update asks for, read and checked whole: see core/setting.h. It never changes."""
+
+    cdef wgf_setting *setting
+    cdef readonly list hosts
+    cdef readonly object fault
+
+    def __cinit__(self, text=None):
+        cdef Array a = bytes_of(text if text is not None else b"", "text", -1)
+        cdef const char *at = <const char *>a.buf.buf
+        cdef wgf_setting_fault fault
+        cdef int result
+        cdef size_t i
+        cdef wgf_setting_host *host
+        self.hosts = []
+        self.setting = wgf_setting_create()
+        if self.setting == NULL:
+            raise MemoryError("no memory for a setting")
+        with nogil:
+            result = wgf_setting_parse(self.setting, at, a.buf.len, &fault)
+        if result == -EINVAL:
+            self.fault = (fault.line, fault.offset, fault.length, fault.of_peer)
+        else:
+            check(result)
+        for i in range(self.setting.hosts_n):
+            host = &self.setting.hosts[i]
+            self.hosts.append((host.peer, at[host.offset : host.offset + host.length].decode("ascii")))
+
+    def __dealloc__(self):
+        wgf_setting_destroy(self.setting)
+
+    @staticmethod
+    def of(list peers, bint replace):
+        """From [(public key, bits SAID_..., psk, endpoint, keepalive, [(family, address, length)])]. `replace`: peers that
+        are not mentioned go."""
+        cdef Setting made = Setting()
+        if replace:
+            made.setting.said |= WGF_SAID_REPLACE_PEERS
+        for public_key, said, psk, endpoint, keepalive, prefixes in peers:
+            made.add(public_key, said, psk, endpoint, keepalive, prefixes)
+        return made
+
+    cdef add(self, public_key, uint8_t said, psk, endpoint, uint16_t keepalive, list prefixes):
+        cdef Array key = bytes_of(public_key, "public_key", WGF_KEY_SIZE)
+        cdef Array secret
+        cdef wgf_endpoint where
+        cdef wgf_setting_peer *peer = wgf_setting_add_peer(self.setting, <uint8_t *>key.buf.buf)
+        if peer == NULL:
+            raise MemoryError("no memory for a setting")
+        peer.said, peer.keepalive = said, keepalive
+        if psk is not None:
+            secret = bytes_of(psk, "psk", WGF_KEY_SIZE)
+            memcpy(peer.psk, secret.buf.buf, WGF_KEY_SIZE)
+        if endpoint is not None:
+            fill_endpoint(&where, endpoint)
+            memcpy(peer.address, where.address, sizeof(where.address))
+            peer.scope, peer.port, peer.family = where.scope, where.port, where.family
+        for family, address, length in prefixes:
+            check(wgf_setting_add_prefix(self.setting, family, address_of(family, address, length), length, False))
+
+    @property
+    def private_key(self):
+        """32 bytes; zeros: none. None: not mentioned, as below."""
+        return self.setting.private_key[:32] if self.setting.said & WGF_SAID_PRIVATE_KEY else None
+
+    @property
+    def listen_port(self):
+        return self.setting.listen_port if self.setting.said & WGF_SAID_LISTEN_PORT else None
+
+    @property
+    def fwmark(self):
+        return self.setting.fwmark if self.setting.said & WGF_SAID_FWMARK else None
+
+    @property
+    def replace_peers(self):
+        return bool(self.setting.said & WGF_SAID_REPLACE_PEERS)
+
+    def __len__(self):
+        """How many peers are mentioned; one that is mentioned twice counts twice."""
+        return self.setting.peers_n
+
+    def peer(self, size_t i):
+        """What is said of the i-th peer, as in `of`, and of each prefix whether it is taken away."""
+        if i >= self.setting.peers_n:
+            raise IndexError(f"{i}: {self.setting.peers_n} peers are mentioned")
+        cdef wgf_setting_peer *peer = &self.setting.peers[i]
+        cdef wgf_setting_prefix *prefix
+        cdef wgf_endpoint where
+        memset(&where, 0, sizeof(where))
+        memcpy(where.address, peer.address, sizeof(where.address))
+        where.scope, where.port, where.family = peer.scope, peer.port, peer.family
+        prefixes = []
+        for at in range(peer.first, peer.first + peer.count):
+            prefix = &self.setting.prefixes[at]
+            address = prefix.address[: 4 if prefix.family == WGF_IPV4 else 16]
+            prefixes.append((prefix.family, address, prefix.length, prefix.away != 0))
+        return peer.public_key[:32], peer.said, peer.psk[:32], endpoint_of(&where), peer.keepalive, prefixes
+
+
+cdef class SettingPlan(Fixed):
+    """A setting that is being applied to a device: struct wgf_setting_plan."""
+
+    cdef wgf_setting_plan *plan
+    cdef Core core
+    cdef Setting setting
+
+    def __cinit__(self, Core core not None, Setting setting not None):
+        self.core, self.setting = core, setting
+        core.enter()
+        with nogil:
+            self.plan = wgf_setting_begin(core.device, setting.setting)
+        core.leave(0)
+        if self.plan == NULL:
+            raise MemoryError("no memory to apply a setting")
+
+    def __dealloc__(self):
+        wgf_setting_end(self.plan)
+
+    def step(self, uint64_t now, uint32_t wanted):
+        """Applies some more. (all is done, [(handle, number of the peer in the setting, NEWS_... bits)]): news of the kinds
+        in `wanted`."""
+        cdef cbool done = False
+        cdef int64_t n
+        cdef wgf_setting_news *news = <wgf_setting_news *>malloc(NEWS_A_STEP * sizeof(wgf_setting_news))
+        if news == NULL:
+            raise MemoryError("no memory for what a setting has changed")
+        try:
+            self.core.enter()
+            with nogil:
+                n = wgf_setting_step(self.plan, now, wanted, news, NEWS_A_STEP, &done)
+            self.core.leave(n)
+            return bool(done), [(news[i].handle, news[i].peer, news[i].what) for i in range(n)]
+        finally:
+            free(news)
+
+
+cdef class Dump(Fixed):
+    """The peers of a device as the UAPI tells them, piece by piece. `names`: of endpoints, by handle. `wall`: what to add
+    to the device's time for ns since 1970."""
+
+    cdef Core core
+    cdef list held
+    cdef wgf_dump_name *names
+    cdef size_t names_n, size
+    cdef int64_t wall
+    cdef uint32_t cursor
+    cdef char *text
+
+    def __cinit__(self, Core core not None, dict names not None, int64_t wall):
+        cdef bytes text
+        self.core, self.wall = core, wall
+        self.size = DUMP_A_CALL
+        self.text = <char *>malloc(self.size)
+        self.held = [
+            (handle, name.encode("ascii")) for handle, name in sorted(names.items(), key=lambda item: item[0] & 0xffffffff)
+        ]
+        self.names = <wgf_dump_name *>malloc((len(self.held) + 1) * sizeof(wgf_dump_name))
+        if self.names == NULL or self.text == NULL:
+            raise MemoryError("no memory for what a device tells")
+        for handle, text in self.held:
+            self.names[self.names_n] = [handle, PyBytes_AS_STRING(text), len(text)]
+            self.names_n += 1
+
+    def __dealloc__(self):
+        if self.text != NULL:
+            wgf_wipe(self.text, self.size)
+        free(self.text)
+        free(self.names)
+
+    def take(self):
+        """The next piece, b"": there is no more. A peer is told whole, as it is when its turn comes."""
+        cdef size_t need = 0
+        cdef int64_t size
+        cdef char *larger
+        while True:
+            self.core.enter()
+            with nogil:
+                size = wgf_device_dump(
+                    self.core.device, &self.cursor, self.names, self.names_n, self.wall, self.text, self.size, &need
+                )
+            self.core.leave(0 if size == -EMSGSIZE else size)
+            if size != -EMSGSIZE:
+                return PyBytes_FromStringAndSize(self.text, size)
+            larger = <char *>malloc(need)
+            if larger == NULL:
+                raise MemoryError("no memory for what a device tells")
+            wgf_wipe(self.text, self.size)
+            free(self.text)
+            self.text, self.size = larger, need
 
 
 cdef void *key_of(Array array) except NULL:

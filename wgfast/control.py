@@ -180,6 +180,10 @@ class Control:
         if hmac.compare_digest(self.core.peer_psk(peer), psk):
             return
         self.core.peer_set_psk(peer, psk)
+        self.psk_changed(peer, now, wall)
+
+    def psk_changed(self, peer: int, now: int, wall: int) -> None:
+        """The rest of it, where the core has the key already."""
         running = self.pending.pop(peer, None)
         if running or self.core.peer_info(peer).session_birth:
             self.handshake(peer, now, wall)

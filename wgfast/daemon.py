@@ -315,11 +315,14 @@ class Daemon:
             extra = log.about("no_sockets", errno=error.errno)
             logger.error("%s: cannot open the UDP sockets: %s", self.interface.name, error, extra=extra)
 
-    def _answer(self, request: bytes) -> Iterator[bytes]:
+    def _answer(self, request: bytes | bytearray) -> Iterator[bytes]:
         from wgfast.uapi_server import respond
 
-        yield from respond(self._device, self.interface.name, request)
-        if self._wants_up and request.startswith(b"set"):
+        setting = request.startswith(b"set")
+        answer = respond(self._device, self.interface.name, request, self._device.process)
+        del request  # it may be large
+        yield from answer
+        if self._wants_up and setting:
             self._refresh()  # another port may be free
 
     # ---- what is told ----

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from . import _core
+from . import _core, bulk
 from ._core import Endpoint
 from .control import Control, EventName, Handler
 from .errors import ClosedError, ConfigError, ForkedError
@@ -86,6 +86,7 @@ class Device:
         workers, off = count_threads(threads), offloads_off(without)
         lanes = count_queues(queues, workers) if isinstance(tun, str) or queues is not None else 1
         self._lock = threading.RLock()
+        self.changing = threading.RLock()  # one setting is applied at a time; taken before the lock
         self._closed = self._closing = self._processing = self._up = False
         self._driver: ThreadDriver | LoopDriver | None = None
         self._bound = 0
@@ -261,6 +262,11 @@ class Device:
                 self.drop_peer(handle)
                 raise
             return Peer(self, handle)
+
+    def update(self, peers: Iterable[bulk.PeerSettings], *, replace: bool = False) -> None:
+        """Adds and changes many peers while traffic flows; `replace`: all others go. ConfigError, naming what
+        does not fit: nothing has changed."""
+        bulk.update(self, peers, replace)
 
     def remove_peer(self, peer: Peer | str | Buffer) -> None:
         """Removes a peer, given as Peer or public key. KeyError or PeerRemovedError when there is none."""

@@ -113,6 +113,10 @@ class Names:
         name = self._names.get(peer)
         return None if name is None else str(name)
 
+    def all(self) -> dict[int, str]:
+        """NAME:PORT by handle."""
+        return {peer: str(name) for peer, name in self._names.items()}
+
     def keep(self, peer: int, host: str, port: int, now: int) -> None:
         """The peer is reached at that name from now on; its endpoint stays what it is until there is an
         answer. The name it has already is asked for again. PeerRemovedError."""
@@ -246,6 +250,14 @@ class Resolver:
         self._names = Names(device.core, device.control)
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def all(self) -> dict[int, str]:
+        """See Names.all."""
+        with self._device.using():
+            return self._names.all()
 
     def of(self, peer: int) -> str | None:
         """NAME:PORT of a peer, None: it has none."""

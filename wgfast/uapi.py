@@ -2,8 +2,9 @@
 
 A request is lines of key=value that end with an empty line. `get=1` is answered by the device and its
 peers, `set=1` changes them; every answer ends with errno=N and an empty line. A set is read and checked
-whole (parse_set) before any of it is done (uapi_apply.py): a refused one changes nothing. Nothing here
-touches a socket; uapi_server.py does.
+whole (parse_set) before any of it is done (uapi_apply.py): a refused one changes nothing. It may be of a
+hundred thousand peers, so the core reads it (core/setting_parse.c); what a line means is written down here
+once more, and that is what words a refusal. Nothing here touches a socket; uapi_server.py does.
 
 Two things are wgfast's own. `wgfast=1` is answered by what `get=1` has no keys for (statistics). A peer's
 endpoint_host=NAME:PORT in a set is resolved here, again and again, and shown by get=1, where tools pass over
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Prefix = tuple[int, bytes, int]  # family 4 or 6, address in network order with host bits zero, length
 
 KEY_SIZE: Final = 32
-DUMP_CHUNK: Final = 1 << 16
+_PIECE: Final = 1 << 16
 _ZERO_KEY: Final = bytes(KEY_SIZE)
 _WORD: Final = re.compile(r"[a-z_]{1,32}")
 _MAPPED: Final = bytes(10) + b"\xff\xff"  # ::ffff:0:0/96
@@ -76,28 +77,51 @@ class SetRequest:
     peers: list[PeerBlock] = field(default_factory=list)
 
 
-def parse_set(body: bytes) -> SetRequest:
+@dataclass(slots=True)
+class Changes:
+    """A set as the core has it, every value of it valid."""
+
+    setting: _core.Setting
+    hosts: dict[int, str]  # the name of an endpoint, by number of the peer in the setting; "": it has none
+
+
+def parse_set(body: bytes | memoryview) -> Changes:
     """The lines after `set=1`, without the empty one. UapiError names key, value and what was expected."""
+    setting = _core.Setting(body)
+    # Those before the line that was refused: the first mistake is the one to be named.
+    hosts = {} if setting.fault and not setting.fault[0] else _check_hosts(setting)
+    if setting.fault:
+        raise _refusal(body, *setting.fault)
+    return Changes(setting, hosts)
+
+
+def _check_hosts(setting: _core.Setting) -> dict[int, str]:
+    return {peer: check_endpoint_host(value) if value else "" for peer, value in setting.hosts}
+
+
+def _refusal(body: bytes | memoryview, number: int, offset: int, length: int, of_peer: bool) -> UapiError:
+    if not number:
+        return UapiError(errno.EINVAL, f"byte {body[offset]:#04x}: a request is ASCII text")
+    request = SetRequest(peers=[PeerBlock(_ZERO_KEY)] if of_peer else [])
     try:
-        text = body.decode("ascii")
-    except UnicodeDecodeError as error:
-        byte = body[error.start]
-        raise UapiError(errno.EINVAL, f"byte {byte:#04x}: a request is ASCII text") from None
-    request = SetRequest()
-    peer: PeerBlock | None = None
-    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 2):
-        key, equals, value = line.partition("=")
-        if not equals:
-            # Not shown: it may hold a secret.
-            raise UapiError(errno.EPROTO, f"line {number}, {len(line)} characters: a line is key=value")
-        if key == "public_key":
-            peer = PeerBlock(parse_key(key, value))
-            request.peers.append(peer)
-        elif peer is not None:
-            (_PEER_KEYS.get(key) or _unknown(key, "peer"))(peer, value)
-        else:
-            (_DEVICE_KEYS.get(key) or _unknown(key, "device"))(request, value)
-    return request
+        read_line(request, number, str(body[offset : offset + length], "ascii"))
+    except UapiError as error:
+        return error
+    return UapiError(errno.EINVAL, f"line {number}: refused")  # an interface it names has come since
+
+
+def read_line(request: SetRequest, number: int, line: str) -> None:
+    """Takes one line into what those before it have asked for, as the core does."""
+    key, equals, value = line.partition("=")
+    if not equals:
+        # Not shown: it may hold a secret.
+        raise UapiError(errno.EPROTO, f"line {number}, {len(line)} characters: a line is key=value")
+    if key == "public_key":
+        request.peers.append(PeerBlock(parse_key(key, value)))
+    elif request.peers:
+        (_PEER_KEYS.get(key) or _unknown(key, "peer"))(request.peers[-1], value)
+    else:
+        (_DEVICE_KEYS.get(key) or _unknown(key, "device"))(request, value)
 
 
 def _unknown(key: str, where: str) -> Callable[[object, str], None]:
@@ -306,8 +330,8 @@ _PEER_KEYS: Final[dict[str, Callable[[PeerBlock, str], None]]] = {
 
 
 def dump(device: Device) -> Iterator[bytes]:
-    """The answer to `get=1` without its errno, in pieces of about DUMP_CHUNK. Each peer is seen as it is when
-    its turn comes; one that is removed meanwhile is left out."""
+    """The answer to `get=1` without its errno, in pieces. Each peer is seen as it is when its turn comes; one
+    that is removed meanwhile is left out."""
     lines: list[str] = []
     private_key = device.core.private_key()
     if private_key:
@@ -316,52 +340,10 @@ def dump(device: Device) -> Iterator[bytes]:
         lines.append(f"listen_port={device.listen_port}\n")
     if device.fwmark:
         lines.append(f"fwmark={device.fwmark}\n")
-    yield from _by_peer(device, lines, _dump_peer)
-
-
-def _by_peer(device: Device, lines: list[str], dump_one: Callable[[Device, int], str]) -> Iterator[bytes]:
-    size = 0
-    for handle in device.core.peers():
-        try:
-            text = dump_one(device, handle)
-        except PeerRemovedError:
-            continue
-        lines.append(text)
-        size += len(text)
-        if size >= DUMP_CHUNK:
-            yield "".join(lines).encode()
-            lines.clear()
-            size = 0
     yield "".join(lines).encode()
-
-
-def _dump_peer(device: Device, handle: int) -> str:
-    info = device.core.peer_info(handle)
-    endpoint = f"endpoint={format_endpoint(info.endpoint)}\n" if info.endpoint else ""
-    endpoint += _dump_host(device, handle)
-    psk = device.core.peer_psk(handle) if info.has_psk else _ZERO_KEY
-    seconds, nanoseconds = divmod(device.wall_of(info.handshake_at) if info.handshake_at else 0, 10**9)
-    allowed = "".join(
-        f"allowed_ip={socket.inet_ntop(_FAMILIES[family], address)}/{length}\n"
-        for family, address, length in device.core.peer_allowed(handle)
-    )
-    return (
-        f"public_key={info.public_key.hex()}\n"
-        f"preshared_key={psk.hex()}\n"
-        "protocol_version=1\n"
-        f"{endpoint}"
-        f"last_handshake_time_sec={seconds}\n"
-        f"last_handshake_time_nsec={nanoseconds}\n"
-        f"tx_bytes={info.sent_bytes}\n"
-        f"rx_bytes={info.received_bytes}\n"
-        f"persistent_keepalive_interval={info.persistent_keepalive}\n"
-        f"{allowed}"
-    )
-
-
-def _dump_host(device: Device, handle: int) -> str:
-    host = device.names.of(handle)
-    return f"endpoint_host={host}\n" if host else ""
+    peers = _core.Dump(device.core, device.names.all(), device.wall_of(0))
+    while piece := peers.take():
+        yield piece
 
 
 # ---- wgfast ----
@@ -382,21 +364,29 @@ def statistics(device: Device) -> Iterator[bytes]:
     ]
     lines += [f"drop_{reason}={count}\n" for reason, count in stats.drops.items()]
     lines += [f"offload_{name}={state}\n" for name, state in device.offloads().items()]
-    yield from _by_peer(device, lines, _peer_statistics)
+    size = 0
+    for handle in device.core.peers():
+        try:
+            text = _peer_statistics(device, handle)
+        except PeerRemovedError:
+            continue
+        lines.append(text)
+        size += len(text)
+        if size >= _PIECE:
+            yield "".join(lines).encode()
+            lines.clear()
+            size = 0
+    yield "".join(lines).encode()
 
 
 def _peer_statistics(device: Device, handle: int) -> str:
     info = device.core.peer_info(handle)
+    host = device.names.of(handle)
+    named = f"endpoint_host={host}\n" if host else ""
     return (
         f"public_key={info.public_key.hex()}\n"
         f"sent_packets={info.sent_packets}\n"
         f"received_packets={info.received_packets}\n"
         f"staged={info.staged}\n"
-        f"{_dump_host(device, handle)}"
-    )
-
-
-def format_endpoint(endpoint: Endpoint) -> str:
-    return (
-        f"[{endpoint.host}]:{endpoint.port}" if ":" in endpoint.host else f"{endpoint.host}:{endpoint.port}"
+        f"{named}"
     )

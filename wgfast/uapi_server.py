@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("wgfast")
 
-REQUEST_MAX: Final = 32 << 20  # 10,000 peers and 65,000 allowed IPs are 6 MB
+REQUEST_MAX: Final = 64 << 20  # 100,000 peers with a preshared key and six allowed IPs each are 43 MB
 CLIENTS_MAX: Final = 64
 _RECEIVE: Final = 1 << 18
 _GET: Final = b"get=1\n"
@@ -29,16 +29,22 @@ _SET: Final = b"set=1\n"
 _WGFAST: Final = b"wgfast=1\n"
 _OPERATIONS: Final = (_GET, _SET, _WGFAST)
 
-Respond = Callable[[bytes], Iterator[bytes]]
+Respond = Callable[[bytes | bytearray], Iterator[bytes]]
 
 
-def respond(device: Device, interface: str, request: bytes) -> Iterator[bytes]:
-    """The answer to one whole request, in pieces. Whatever goes wrong becomes an errno."""
+def respond(
+    device: Device, interface: str, request: bytes | bytearray, between: Callable[[], object] | None = None
+) -> Iterator[bytes]:
+    """The answer to one whole request, in pieces. Whatever goes wrong becomes an errno. `between`: see
+    uapi_apply.apply."""
     setting = request.startswith(_SET)
     code = 0
     try:
         if setting:
-            uapi_apply.apply(device, uapi.parse_set(request[len(_SET) : -1]))
+            changes = uapi.parse_set(memoryview(request)[len(_SET) : -1])
+            request = b""  # it may be large
+            uapi_apply.apply(device, changes, between)
+            del changes
         else:
             yield from _show(device, request)
     except uapi.UapiError as error:
@@ -54,7 +60,7 @@ def respond(device: Device, interface: str, request: bytes) -> Iterator[bytes]:
     yield b"errno=%d\n\n" % (-code if setting else code)
 
 
-def _show(device: Device, request: bytes) -> Iterator[bytes]:
+def _show(device: Device, request: bytes | bytearray) -> Iterator[bytes]:
     for operation, answer in ((_GET, uapi.dump), (_WGFAST, uapi.statistics)):
         if request.startswith(operation):
             if request[len(operation) :] != b"\n":
@@ -178,11 +184,13 @@ class _Client:
         self._take(len(self._inbox))
         return iter((b"errno=%d\n\n" % -code,))
 
-    def _take(self, size: int) -> bytes:
-        request = bytes(self._inbox[:size])
-        del self._inbox[:size]
+    def _take(self, size: int) -> bytes | bytearray:
+        """A large request is most often all there is: it is handed on as it stands."""
+        inbox = self._inbox
         self._searched = 0
-        return request
+        self._inbox = inbox[size:]
+        del inbox[size:]
+        return inbox
 
     def _writable(self) -> None:
         self._served()

@@ -8,7 +8,8 @@
 #include "check.h"
 #include "device.h"
 
-#define PEERS 64u
+#define PEERS 200u
+#define LOOKS ((PEERS + WGF_PEERS_A_LOOK - 1) / WGF_PEERS_A_LOOK) /* the last not full */
 #define MILLI (WGF_SECOND / 1000)
 #define START (100 * WGF_SECOND)
 
@@ -37,7 +38,8 @@ static void begin(void)
 	CHECK(wgf_events_init(&device->events) == 0);
 	atomic_init(&device->planned, UINT64_MAX);
 	atomic_init(&device->random, 1);
-	device->peers.rows = zeroed(PEERS * sizeof(*device->peers.rows));
+	device->peers.rows = zeroed(LOOKS * WGF_PEERS_A_LOOK * sizeof(*device->peers.rows));
+	device->peers.looks = zeroed(LOOKS * sizeof(*device->peers.looks));
 	atomic_init(&device->peers.high, PEERS);
 	for (size_t i = 0; i < PEERS; i++) {
 		peers[i] = zeroed(sizeof(*peers[i]));
@@ -53,6 +55,7 @@ static void end(void)
 	for (size_t i = 0; i < PEERS; i++)
 		free(peers[i]);
 	free((void *)device->peers.rows);
+	free((void *)device->peers.looks);
 	wgf_events_destroy(&device->events);
 	wgf_epoch_destroy(&device->epoch);
 	free(device);
@@ -285,6 +288,37 @@ static void test_many_peers(void)
 	end();
 }
 
+/* Scans with little room against a list of deadlines: each debt is found once, when it is due, and the next time
+ * is never later than the next deadline. */
+static void test_looks(struct check_random *random)
+{
+	uint64_t due[PEERS] = {0}, now = START, next;
+	struct wgf_owed owed[PEERS];
+	begin();
+	for (size_t round = 0; round < 20000; round++) {
+		size_t i = check_random_below(random, PEERS), max = check_random_below(random, 5);
+		now += check_random_below(random, 3);
+		if (i != 1 && check_random_below(random, 2)) {
+			due[i] = now + check_random_below(random, 300);
+			wgf_timers_arm_retransmit(device, peers[i], due[i]);
+			continue;
+		}
+		size_t n = wgf_timers_scan(device, now, owed, max, &next), left = 0;
+		for (size_t j = 0; j < n; j++) {
+			uint64_t *of = &due[owed[j].peer & 0xff];
+			CHECK(*of && *of <= now && owed[j].debts == WGF_DEBT_RETRANSMIT);
+			*of = 0;
+		}
+		for (size_t j = 0; j < PEERS; j++) {
+			CHECK(!due[j] || next <= due[j] || next == now);
+			left += due[j] && due[j] <= now;
+		}
+		CHECK(left == 0 || (n == max && next <= now));
+		CHECK(next == atomic_load(&device->planned));
+	}
+	end();
+}
+
 /* ---- Threads arm and wait for their debt; the sleeper really sleeps, so a lost one is a time-out ---- */
 
 #define ARMERS 3u
@@ -329,7 +363,7 @@ static void test_no_debt_is_lost(void)
 	begin();
 	atomic_store(&armers_left, ARMERS);
 	for (size_t i = 0; i < ARMERS; i++)
-		CHECK(pthread_create(&threads[i], NULL, arm_and_wait, (void *)(i + 2)) == 0);
+		CHECK(pthread_create(&threads[i], NULL, arm_and_wait, (void *)(i * 64 + 2)) == 0);
 	while (atomic_load(&armers_left)) {
 		size_t n = wgf_timers_scan(device, START, owed, 2, &next);
 		for (size_t i = 0; i < n; i++)
@@ -343,7 +377,7 @@ static void test_no_debt_is_lost(void)
 	for (size_t i = 0; i < ARMERS; i++)
 		pthread_join(threads[i], NULL);
 	for (size_t i = 0; i < ARMERS; i++)
-		CHECK(atomic_load(&paid[i + 2]) == ROUNDS);
+		CHECK(atomic_load(&paid[i * 64 + 2]) == ROUNDS);
 	printf("timers: %u debts, slept %zu times\n", ARMERS * ROUNDS, slept);
 	end();
 }
@@ -415,6 +449,7 @@ int main(void)
 	}
 	test_plans();
 	test_many_peers();
+	test_looks(&random);
 	test_no_debt_is_lost();
 	test_wish_during_scan(&random);
 	return 0;

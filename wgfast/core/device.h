@@ -52,6 +52,7 @@ struct wgf_device {
 	_Atomic uint64_t alive;            /* WGF_ALIVE; reads 0 in a forked child, as all of this */
 	struct wgf_epoch epoch;
 	pthread_mutex_t config;            /* the control plane's: one change at a time */
+	uint64_t plans;                    /* settings that were begun to be applied; under config */
 
 	/* Read by the path, published by the control plane. */
 	_Atomic(struct wgf_identity *) identity;

@@ -42,6 +42,7 @@
 #define WGF_THREADS_MAX 64u
 #define WGF_QUEUES_MAX 16u /* of one interface */
 #define WGF_PEERS_MAX (1u << 20)      /* as Linux */
+#define WGF_PEERS_A_LOOK 64u          /* peers whose timers are looked at together, or not at all */
 #define WGF_REPLAY_WINDOW 8192u       /* packets a late one may be behind */
 #define WGF_STAGED_PER_PEER 128u      /* packets waiting for a handshake, per peer, as Linux */
 #define WGF_STAGED_BYTES (4u << 20)   /* the same, of a whole device */

@@ -52,6 +52,9 @@ struct wgf_peer {
 	uint8_t psk[WGF_KEY_SIZE];
 	uint8_t shared[WGF_KEY_SIZE];              /* static-static secret */
 	bool has_shared;
+	uint8_t doom;                              /* setting_apply.c's: what the plan means to do with it */
+	bool withheld;                             /* the same: some of its prefixes are to go at the end */
+	uint64_t plan;                             /* of which both speak, 0 none */
 	uint8_t latest_timestamp[WGF_TIMESTAMP_SIZE]; /* greatest TAI64N of its initiations */
 	uint64_t initiation_consumed;
 	struct wgf_cookie_jar jar;
@@ -60,7 +63,8 @@ struct wgf_peer {
 /* The table of a device: identifiers to rows, and a hash from public key to identifier. */
 struct wgf_peertable {
 	_Atomic(struct wgf_peer *) *rows;          /* WGF_PEERS_MAX pointers, pages touched as needed */
-	uint32_t *generations;                     /* the same; under device->config, as all below */
+	_Atomic uint64_t *looks;                   /* timers.c's: one for WGF_PEERS_A_LOOK identifiers */
+	uint32_t *generations;                     /* as rows; under device->config, as all below */
 	uint32_t *by_key;                          /* open addressing, identifier + 1; 0 free */
 	uint32_t by_key_size;
 	uint64_t hash_key[2];

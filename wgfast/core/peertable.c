@@ -29,6 +29,7 @@ static void unmap_array(void *memory, size_t size)
 
 #define ROWS_SIZE (WGF_PEERS_MAX * sizeof(_Atomic(struct wgf_peer *)))
 #define GENERATIONS_SIZE (WGF_PEERS_MAX * sizeof(uint32_t))
+#define LOOKS_SIZE (WGF_PEERS_MAX / WGF_PEERS_A_LOOK * sizeof(_Atomic uint64_t))
 #define BY_KEY_FIRST 64u
 
 int wgf_peertable_init(struct wgf_peertable *table)
@@ -37,12 +38,13 @@ int wgf_peertable_init(struct wgf_peertable *table)
 	if (getrandom(table->hash_key, sizeof table->hash_key, 0) != (ssize_t)sizeof table->hash_key)
 		return -EIO;
 	table->rows = map_array(ROWS_SIZE);
+	table->looks = map_array(LOOKS_SIZE);
 	table->generations = map_array(GENERATIONS_SIZE);
 	table->free = map_array(GENERATIONS_SIZE);
 	pthread_mutex_init(&table->free_lock, NULL);
 	table->by_key_size = BY_KEY_FIRST;
 	table->by_key = calloc(BY_KEY_FIRST, sizeof *table->by_key);
-	if (!table->rows || !table->generations || !table->free || !table->by_key) {
+	if (!table->rows || !table->looks || !table->generations || !table->free || !table->by_key) {
 		wgf_peertable_destroy(table);
 		return -ENOMEM;
 	}
@@ -52,6 +54,7 @@ int wgf_peertable_init(struct wgf_peertable *table)
 void wgf_peertable_destroy(struct wgf_peertable *table)
 {
 	unmap_array(table->rows, ROWS_SIZE);
+	unmap_array(table->looks, LOOKS_SIZE);
 	unmap_array(table->generations, GENERATIONS_SIZE);
 	unmap_array(table->free, GENERATIONS_SIZE);
 	free(table->by_key);

@@ -54,10 +54,22 @@ void *wgf_secret_map(size_t size)
 
 void wgf_secret_unmap(void *memory, size_t size)
 {
+	wgf_secret_unmap_used(memory, size, size);
+}
+
+void wgf_secret_unmap_used(void *memory, size_t size, size_t used)
+{
 	if (!memory)
 		return;
-	wgf_wipe(memory, size);
+	wgf_wipe(memory, used);
 	munmap(memory, whole_pages(size));
+}
+
+/* What was advised belongs to the mapping and goes with it. */
+void *wgf_secret_remap(void *memory, size_t size, size_t larger)
+{
+	void *moved = mremap(memory, whole_pages(size), whole_pages(larger), MREMAP_MAYMOVE);
+	return moved == MAP_FAILED ? NULL : moved;
 }
 
 int wgf_secret_pool_init(struct wgf_secret_pool *pool, size_t row_size)

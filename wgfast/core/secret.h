@@ -22,6 +22,10 @@ struct wgf_secret_pool {
 /* One mapping by itself, zeroed: whole pages. NULL: out of memory. */
 void *wgf_secret_map(size_t size);
 void wgf_secret_unmap(void *memory, size_t size); /* wipes */
+/* The same where only the first `used` bytes were ever written: the rest need not exist to be wiped. */
+void wgf_secret_unmap_used(void *memory, size_t size, size_t used);
+/* Another size, another place perhaps, the same contents, new bytes zero; nothing is copied. NULL: as it was. */
+void *wgf_secret_remap(void *memory, size_t size, size_t larger);
 
 int wgf_secret_pool_init(struct wgf_secret_pool *pool, size_t row_size);
 void wgf_secret_pool_destroy(struct wgf_secret_pool *pool); /* wipes and unmaps everything */

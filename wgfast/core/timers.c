@@ -7,6 +7,11 @@
  * All four are sequentially consistent, so of a deadline armed during a scan either the scan has seen
  * the deadline, or who armed it has seen "no plan" (or a later plan), lowered it and woken the sleeper.
  *
+ * So that a scan does not look at every peer, a hundred thousand of which may be idle, each WGF_PEERS_A_LOOK
+ * neighbours have a plan in common, their look, by the same rules: who arms lowers the look and then
+ * `planned`, a scan passes over looks that lie ahead, and of the others says "no plan", reads the
+ * deadlines and plans anew. Looks are kept inverted: memory that was never touched says "no plan".
+ *
  * A plan is not raised when a deadline is cleared: traffic arms and clears all the time, and a look in
  * vain every few seconds costs less than keeping up with that. */
 #include "timers.h"
@@ -24,7 +29,19 @@ static uint64_t moment(uint64_t now)
 	return now ? now : 1;
 }
 
-/* Somebody wants a scan at this time. The deadline (or wish) was stored before, in the total order. */
+static void lower(_Atomic uint64_t *look, uint64_t at)
+{
+	uint64_t inverted = atomic_load(look);
+	while (at < ~inverted && !atomic_compare_exchange_weak(look, &inverted, ~at))
+		;
+}
+
+static void look_at(struct wgf_device *device, const struct wgf_peer *peer, uint64_t at)
+{
+	lower(&device->peers.looks[(uint32_t)peer->handle / WGF_PEERS_A_LOOK], at);
+}
+
+/* Somebody wants a scan at this time. Deadline (or wish) and look were stored before, in the total order. */
 static void plan(struct wgf_device *device, uint64_t at)
 {
 	uint64_t planned = atomic_load(&device->planned);
@@ -35,18 +52,21 @@ static void plan(struct wgf_device *device, uint64_t at)
 		}
 }
 
-static void arm(struct wgf_device *device, _Atomic uint64_t *deadline, uint64_t at)
+static void arm(struct wgf_device *device, const struct wgf_peer *peer, _Atomic uint64_t *deadline, uint64_t at)
 {
 	atomic_store(deadline, at);
+	look_at(device, peer, at);
 	plan(device, at);
 }
 
 /* False: it was armed already, and stays as it is. */
-static bool arm_if_clear(struct wgf_device *device, _Atomic uint64_t *deadline, uint64_t at)
+static bool arm_if_clear(struct wgf_device *device, const struct wgf_peer *peer, _Atomic uint64_t *deadline,
+			 uint64_t at)
 {
 	uint64_t clear = 0;
 	if (load(deadline) != 0 || !atomic_compare_exchange_strong(deadline, &clear, at))
 		return false;
+	look_at(device, peer, at);
 	plan(device, at);
 	return true;
 }
@@ -75,20 +95,20 @@ static void put_off_persistent(struct wgf_device *device, struct wgf_peer *peer,
 	if (old != 0 && old <= at)
 		atomic_store_explicit(deadline, at, memory_order_relaxed);
 	else
-		arm(device, deadline, at);
+		arm(device, peer, deadline, at);
 }
 
 void wgf_timers_data_sent(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
 	if (load(&peer->timers.new_handshake) == 0)
-		arm_if_clear(device, &peer->timers.new_handshake,
+		arm_if_clear(device, peer, &peer->timers.new_handshake,
 			     now + WGF_KEEPALIVE_TIMEOUT + WGF_REKEY_TIMEOUT + jitter(device));
 }
 
 void wgf_timers_data_received(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
 	_Atomic bool *another = &peer->timers.another_keepalive;
-	if (!arm_if_clear(device, &peer->timers.keepalive, now + WGF_KEEPALIVE_TIMEOUT) &&
+	if (!arm_if_clear(device, peer, &peer->timers.keepalive, now + WGF_KEEPALIVE_TIMEOUT) &&
 	    !atomic_load_explicit(another, memory_order_relaxed))
 		atomic_store_explicit(another, true, memory_order_relaxed);
 }
@@ -110,7 +130,7 @@ void wgf_timers_initiation_sent(struct wgf_device *device, struct wgf_peer *peer
 	/* In this order: see wgf_timers_want_handshake. */
 	atomic_store(&peer->timers.handshake_sent, moment(now));
 	atomic_store(&peer->timers.handshake_wanted, WGF_WANTED_NOT);
-	arm(device, &peer->timers.retransmit, now + WGF_REKEY_TIMEOUT + jitter(device));
+	arm(device, peer, &peer->timers.retransmit, now + WGF_REKEY_TIMEOUT + jitter(device));
 }
 
 /* Whoever has just answered needs no handshake of its own while the other side confirms. */
@@ -122,7 +142,7 @@ void wgf_timers_response_sent(struct wgf_peer *peer, uint64_t now)
 
 void wgf_timers_arm_retransmit(struct wgf_device *device, struct wgf_peer *peer, uint64_t at)
 {
-	arm(device, &peer->timers.retransmit, moment(at));
+	arm(device, peer, &peer->timers.retransmit, moment(at));
 }
 
 void wgf_timers_handshake_completed(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
@@ -136,14 +156,14 @@ void wgf_timers_handshake_completed(struct wgf_device *device, struct wgf_peer *
 
 void wgf_timers_session_derived(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
-	arm(device, &peer->timers.zero_keys, now + 3 * WGF_REJECT_AFTER_TIME);
+	arm(device, peer, &peer->timers.zero_keys, now + 3 * WGF_REJECT_AFTER_TIME);
 }
 
 void wgf_timers_give_up(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
 	disarm(&peer->timers.retransmit);
 	disarm(&peer->timers.keepalive);
-	arm_if_clear(device, &peer->timers.zero_keys, now + 3 * WGF_REJECT_AFTER_TIME);
+	arm_if_clear(device, peer, &peer->timers.zero_keys, now + 3 * WGF_REJECT_AFTER_TIME);
 	/* This is an answer to every wish that was reported; the next packet may wish anew. */
 	uint8_t reported = WGF_WANTED_REPORTED;
 	atomic_compare_exchange_strong(&peer->timers.handshake_wanted, &reported, WGF_WANTED_NOT);
@@ -166,7 +186,7 @@ void wgf_timers_stop(struct wgf_peer *peer)
 void wgf_timers_persistent_changed(struct wgf_device *device, struct wgf_peer *peer, uint64_t now)
 {
 	if (atomic_load_explicit(&peer->persistent_interval, memory_order_relaxed))
-		arm(device, &peer->timers.persistent, moment(now));
+		arm(device, peer, &peer->timers.persistent, moment(now));
 	else
 		disarm(&peer->timers.persistent);
 }
@@ -190,6 +210,7 @@ void wgf_timers_want_handshake(struct wgf_device *device, struct wgf_peer *peer,
 	if (shook_lately(timers, now) &&
 	    atomic_compare_exchange_strong(&timers->handshake_wanted, &wanted, WGF_WANTED_NOT))
 		return;
+	look_at(device, peer, 0); /* due at once, by whatever clock the next scan goes */
 	plan(device, now);
 }
 
@@ -263,29 +284,67 @@ static uint32_t collect(struct wgf_peer *peer, uint64_t now)
 	return debts;
 }
 
-/* Inside a reader. */
-static size_t scan_rows(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max,
-			uint64_t *next)
+/* What a scan has found so far. */
+struct scan {
+	uint64_t now;
+	struct wgf_owed *owed;
+	size_t n, max;
+	uint64_t next; /* deadline after these */
+};
+
+/* Inside a reader. False: the peer owes something that there is no room for. */
+static bool scan_peer(struct wgf_peer *peer, struct scan *scan)
 {
-	uint32_t high = atomic_load_explicit(&device->peers.high, memory_order_acquire);
-	size_t n = 0;
-	*next = UINT64_MAX;
-	for (uint32_t i = 0; i < high; i++) {
-		struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, i);
-		uint64_t at = peer ? next_debt(&peer->timers, now) : UINT64_MAX;
-		if (at <= now) {
-			if (n == max) {
-				*next = now;
-				break;
-			}
-			uint32_t debts = collect(peer, now);
-			if (debts)
-				owed[n++] = (struct wgf_owed){.peer = peer->handle, .debts = debts};
-			at = next_debt(&peer->timers, now);
-		}
-		*next = earlier(*next, at);
+	uint64_t at = next_debt(&peer->timers, scan->now);
+	if (at <= scan->now) {
+		if (scan->n == scan->max)
+			return false;
+		uint32_t debts = collect(peer, scan->now);
+		if (debts)
+			scan->owed[scan->n++] = (struct wgf_owed){.peer = peer->handle, .debts = debts};
+		at = next_debt(&peer->timers, scan->now);
 	}
-	return n;
+	scan->next = earlier(scan->next, at);
+	return true;
+}
+
+/* The peers of one look, from identifier `first` on; their plan is made anew. */
+static bool scan_look(struct wgf_device *device, _Atomic uint64_t *look, uint32_t first, struct scan *scan)
+{
+	struct scan these = *scan;
+	bool room = true;
+	these.next = UINT64_MAX;
+	atomic_store(look, ~UINT64_MAX);
+	for (uint32_t id = first; id < first + WGF_PEERS_A_LOOK && room; id++) {
+		struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, id);
+		room = !peer || scan_peer(peer, &these);
+	}
+	if (!room)
+		these.next = scan->now;
+	lower(look, these.next);
+	/* Not what the look says by now: who has lowered it meanwhile lowers `planned` too. */
+	scan->next = earlier(scan->next, these.next);
+	scan->n = these.n;
+	return room;
+}
+
+/* Inside a reader. */
+static size_t scan_looks(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max,
+			 uint64_t *next)
+{
+	struct scan scan = {now, owed, 0, max, UINT64_MAX};
+	uint32_t high = atomic_load_explicit(&device->peers.high, memory_order_acquire);
+	bool room = true;
+	for (uint32_t first = 0; first < high && room; first += WGF_PEERS_A_LOOK) {
+		_Atomic uint64_t *look = &device->peers.looks[first / WGF_PEERS_A_LOOK];
+		uint64_t at = ~atomic_load(look);
+		if (at <= now)
+			room = scan_look(device, look, first, &scan);
+		else
+			scan.next = earlier(scan.next, at);
+	}
+	*next = scan.next;
+	return scan.n;
 }
 
 size_t wgf_timers_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max,
@@ -295,7 +354,7 @@ size_t wgf_timers_scan(struct wgf_device *device, uint64_t now, struct wgf_owed 
 	wgf_epoch_join(&device->epoch, &reader);
 	wgf_epoch_enter(&device->epoch, &reader);
 	atomic_store(&device->planned, UINT64_MAX);
-	size_t n = scan_rows(device, now, owed, max, next);
+	size_t n = scan_looks(device, now, owed, max, next);
 	uint64_t planned = atomic_load(&device->planned);
 	while (*next < planned && !atomic_compare_exchange_weak(&device->planned, &planned, *next))
 		;
