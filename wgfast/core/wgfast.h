@@ -16,6 +16,7 @@
 #include "aead.h"
 #include "allowedips.h"
 #include "drops.h"
+#include "dump.h"
 #include "endpoint.h"
 #include "events.h"
 #include "handshake.h"
@@ -23,6 +24,7 @@
 #include "messages.h"
 #include "offload.h"
 #include "replay.h"
+#include "setting.h"
 #include "timers.h"
 
 /* ---- Parts that stand alone: aead.h (seal and open a batch), replay.h (the window), and ---- */
@@ -127,6 +129,8 @@ int wgf_peer_disallow_all(struct wgf_device *device, uint64_t handle);
 int64_t wgf_peer_allowed(struct wgf_device *device, uint64_t handle, struct wgf_prefix *out, size_t max);
 /* Which peer owns an address; *handle 0: none. */
 int wgf_device_route(struct wgf_device *device, enum wgf_family family, const uint8_t *address, uint64_t *handle);
+
+/* Many peers at once, and all of them as text: setting.h, dump.h. */
 
 /* ---- Handshakes: what noise.py needs of the device ---- */
 
