@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from playeddaemon import PlayedDaemon
+from uapioracle import outcome
 
 from wgfast import client_names, uapi
 from wgfast.__main__ import main
@@ -83,5 +84,7 @@ class Asked:
 
     @staticmethod
     def _parsed(text: str) -> uapi.SetRequest:
-        # By the daemon's own parser: host bits, which wg leaves to it, and spelling do not count.
-        return uapi.parse_set(text.removeprefix("set=1\n")[:-1].encode())
+        # As the daemon reads it: host bits, which wg leaves to it, and spelling do not count.
+        request = outcome(text.removeprefix("set=1\n")[:-1].encode())
+        assert isinstance(request, uapi.SetRequest), request
+        return request

@@ -68,9 +68,19 @@ def main(arguments: list[str] | None = None) -> int:
         # Whoever closed a pipe has seen enough.
         if error.errno != errno.EPIPE:
             print(f"wgfast: standard output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left would fail again when Python ends
+        _let_go(1)
         return 1
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            _let_go(2)
     return status
+
+
+def _let_go(fd: int) -> None:
+    """What is left to be written there would fail again when Python ends, and decide its exit status."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
 
 
 def _open_standard_files() -> None:
