@@ -87,6 +87,16 @@ struct wgf_index_entry *wgf_indextable_find(struct wgf_indextable *table, uint32
 	}
 }
 
+/* The first slot on an index's way is mostly the only one. */
+void wgf_indextable_fetch(struct wgf_indextable *table, const uint32_t *indices, size_t n)
+{
+	struct wgf_index_array *array = atomic_load_explicit(&table->array, memory_order_acquire);
+	for (size_t i = 0; i < n; i++)
+		__builtin_prefetch(&array->slots[indices[i] & array->mask]);
+	for (size_t i = 0; i < n; i++)
+		__builtin_prefetch(atomic_load_explicit(&array->slots[indices[i] & array->mask], memory_order_relaxed));
+}
+
 /* The first slot on the index's way that holds no entry. Under the lock; the index is not in. */
 static size_t vacancy(struct wgf_index_array *array, uint32_t index)
 {

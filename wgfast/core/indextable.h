@@ -39,6 +39,8 @@ struct wgf_index_entry *wgf_indextable_insert(struct wgf_indextable *table, stru
 void wgf_indextable_remove(struct wgf_indextable *table, struct wgf_index_entry *entry);
 /* Inside a reader. NULL: no such index. */
 struct wgf_index_entry *wgf_indextable_find(struct wgf_indextable *table, uint32_t index);
+/* The same, before they are looked for: brings what finding them takes into the cache, for all at once. */
+void wgf_indextable_fetch(struct wgf_indextable *table, const uint32_t *indices, size_t n);
 size_t wgf_indextable_count(struct wgf_indextable *table);
 
 #endif

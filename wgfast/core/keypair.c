@@ -18,8 +18,8 @@ struct wgf_keypair *wgf_keypair_create(struct wgf_device *device, struct wgf_han
 	keypair->device = device;
 	keypair->entry = entry;
 	keypair->remote_index = remote_index;
-	keypair->initiator = initiator;
-	keypair->birth = now;
+	keypair->initiator = keypair->initiator_too = initiator;
+	keypair->birth = keypair->birth_too = now;
 	atomic_init(&keypair->next_counter, 0);
 	wgf_replay_reset(&keypair->replay);
 	if (initiator)
@@ -32,7 +32,7 @@ struct wgf_keypair *wgf_keypair_create(struct wgf_device *device, struct wgf_han
 
 static void keypair_release(struct wgf_retired *retired)
 {
-	struct wgf_keypair *keypair = (struct wgf_keypair *)retired;
+	struct wgf_keypair *keypair = (struct wgf_keypair *)((char *)retired - offsetof(struct wgf_keypair, retired));
 	wgf_secret_give(&keypair->device->keypair_rows, keypair);
 }
 
@@ -44,21 +44,21 @@ void wgf_keypair_retire(struct wgf_keypair *keypair)
 	wgf_epoch_retire(&keypair->device->epoch, &keypair->retired, keypair_release);
 }
 
-static bool young(const struct wgf_keypair *keypair, uint64_t now)
+static bool young(uint64_t birth, uint64_t now)
 {
 	/* `now` of a batch may lie before the birth of a keypair made meanwhile. */
-	return now < keypair->birth || now - keypair->birth < WGF_REJECT_AFTER_TIME;
+	return now < birth || now - birth < WGF_REJECT_AFTER_TIME;
 }
 
 bool wgf_keypair_can_send(const struct wgf_keypair *keypair, uint64_t now)
 {
 	uint64_t next = atomic_load_explicit(&keypair->next_counter, memory_order_relaxed);
-	return young(keypair, now) && next < WGF_REJECT_AFTER_MESSAGES;
+	return young(keypair->birth, now) && next < WGF_REJECT_AFTER_MESSAGES;
 }
 
 bool wgf_keypair_can_receive(const struct wgf_keypair *keypair, uint64_t counter, uint64_t now)
 {
-	return young(keypair, now) && counter < WGF_REJECT_AFTER_MESSAGES;
+	return young(keypair->birth_too, now) && counter < WGF_REJECT_AFTER_MESSAGES;
 }
 
 size_t wgf_keypair_reserve(struct wgf_keypair *keypair, size_t n, uint64_t *first)

@@ -16,18 +16,25 @@ struct wgf_handshake;
 struct wgf_index_entry;
 struct wgf_peer;
 
+/* One cache line for sending and one, with a word of the window, for receiving: so each direction has what it
+ * needs in its own, the same twice if need be. */
 struct wgf_keypair {
-	struct wgf_retired retired;
-	struct wgf_device *device;
-	struct wgf_index_entry *entry; /* our receiver index */
+	_Alignas(64) _Atomic uint64_t next_counter; /* any sender reserves from it */
+	uint8_t send_key[WGF_KEY_SIZE];
+	uint64_t birth;
 	uint32_t remote_index;
 	bool initiator;                /* we began the handshake */
-	uint64_t birth;
-	uint8_t send_key[WGF_KEY_SIZE];
-	uint8_t receive_key[WGF_KEY_SIZE];
-	_Alignas(64) _Atomic uint64_t next_counter; /* any sender reserves from it */
-	_Alignas(64) struct wgf_replay replay;      /* only the thread that holds the receive order */
+	struct wgf_index_entry *entry; /* our receiver index */
+
+	_Alignas(64) uint8_t receive_key[WGF_KEY_SIZE];
+	uint64_t birth_too;
+	bool initiator_too;
+	struct wgf_device *device;
+	struct wgf_replay replay;      /* only the thread that holds the receive order */
+
+	struct wgf_retired retired;
 };
+_Static_assert(offsetof(struct wgf_keypair, replay.seen) == 2 * 64, "a line for each direction");
 
 /* Takes a row and derives the keys from a finished handshake. The entry now
  * belongs to the keypair; lookups find the keypair once it is published. NULL: out of memory. */

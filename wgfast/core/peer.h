@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "cookie.h"
@@ -20,35 +21,38 @@ struct wgf_device;
 struct wgf_keypair;
 struct wgf_packet;
 
+/* What a packet touches comes first, in three cache lines: of a device's ten thousand peers hardly one is in
+ * the first cache when its packet arrives. */
 struct wgf_peer {
-	struct wgf_retired retired;
-	struct wgf_device *device;
-	uint64_t handle;                           /* generation << 32 | identifier; never 0 */
-	uint8_t public_key[WGF_KEY_SIZE];
-
-	/* Sessions. Readers load, inside their batch's reader; changes under `sessions`. */
-	pthread_mutex_t sessions;
-	_Atomic(struct wgf_keypair *) current;     /* the one we send with */
-	_Atomic(struct wgf_keypair *) previous;    /* still receives */
-	_Atomic(struct wgf_keypair *) next;        /* we answered, and wait for the first packet */
-	struct wgf_index_entry *handshake;         /* index of our running initiation; under `sessions` */
-	struct wgf_index_entry *answer;            /* index of a response that is no session yet; under `sessions` */
-
+	/* Read by both directions, written a few times in two minutes. */
+	_Alignas(64) _Atomic(struct wgf_keypair *) current; /* the session we send with */
 	struct wgf_endpoint_cell endpoint;
+
+	_Alignas(64) _Atomic(struct wgf_keypair *) next;    /* we answered, and wait for the first packet */
 	struct wgf_timers timers;
-	struct wgf_staged_queue staged;
 
 	/* Written by whoever sends or receives, read by anybody. */
-	_Alignas(64) _Atomic uint64_t sent_bytes;  /* of UDP payload, handshakes and keepalives included */
+	_Alignas(64) uint64_t handle;              /* generation << 32 | identifier; never 0; never changes */
+	_Atomic uint64_t sent_bytes;               /* of UDP payload, handshakes and keepalives included */
 	_Atomic uint64_t received_bytes;
 	_Atomic uint64_t sent_packets, received_packets; /* inner packets, keepalives not included */
-	_Atomic uint64_t handshake_at;             /* last completed handshake, 0 never */
-	_Atomic uint64_t loop_reported;            /* time we last said that the endpoint is in the tunnel */
-	_Atomic uint32_t persistent_interval;      /* seconds, 0 off */
 	_Atomic uint64_t whole_until;              /* its path refused UDP_SEGMENT; not before then again */
+	_Atomic uint32_t persistent_interval;      /* seconds, 0 off */
 	_Atomic bool replaced_source;              /* the system refused the sticky source; it was let go */
 
-	/* Control plane, under device->config. */
+	/* The rest: the control plane's, and for what is rare. */
+	_Alignas(64) struct wgf_retired retired;
+	struct wgf_device *device;
+	uint8_t public_key[WGF_KEY_SIZE];
+	pthread_mutex_t sessions;                  /* changes of current, next and: */
+	_Atomic(struct wgf_keypair *) previous;    /* still receives */
+	struct wgf_index_entry *handshake;         /* index of our running initiation */
+	struct wgf_index_entry *answer;            /* index of a response that is no session yet */
+	struct wgf_staged_queue staged;
+	_Atomic uint64_t handshake_at;             /* last completed handshake, 0 never */
+	_Atomic uint64_t loop_reported;            /* time we last said that the endpoint is in the tunnel */
+
+	/* Under device->config. */
 	uint8_t psk[WGF_KEY_SIZE];
 	uint8_t shared[WGF_KEY_SIZE];              /* static-static secret */
 	bool has_shared;
@@ -59,6 +63,7 @@ struct wgf_peer {
 	uint64_t initiation_consumed;
 	struct wgf_cookie_jar jar;
 };
+_Static_assert(offsetof(struct wgf_peer, retired) == 3 * 64, "a packet touches three cache lines");
 
 /* The table of a device: identifiers to rows, and a hash from public key to identifier. */
 struct wgf_peertable {

@@ -26,6 +26,12 @@ void wgf_replay_reset(struct wgf_replay *window);
  * WGF_REJECT_AFTER_MESSAGES. Call only with counters of authenticated packets; one thread at a time. */
 bool wgf_replay_accept(struct wgf_replay *window, uint64_t counter);
 
+/* Where the counter is remembered, whatever its value. */
+static inline const uint64_t *wgf_replay_word(const struct wgf_replay *window, uint64_t counter)
+{
+	return &window->seen[counter / 64 % WGF_REPLAY_WORDS];
+}
+
 /* The same in order for n counters; accepted[i] is 1 or 0. Returns how many were accepted. */
 size_t wgf_replay_accept_many(struct wgf_replay *window, const uint64_t *counters, size_t n,
 			      uint8_t *accepted);
