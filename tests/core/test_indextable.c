@@ -1,7 +1,10 @@
 /* Receiver indices: every entry is found until it is removed, and never after, whatever is rebuilt. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "indextable.h"
@@ -82,6 +85,73 @@ static void test_indices_are_spread(void)
 	CHECK(ones == UINT32_MAX && zeros == UINT32_MAX);
 	CHECK(wgf_indextable_count(&table) == 1000);
 	end(); /* with entries still in it: the leak check watches */
+}
+
+/* ---- Randomness that is not, or fails ---- */
+
+#define REAL (-1)
+
+static struct {
+	int error;               /* REAL: the system's; 0: those below, in turn; else what fails */
+	uint32_t values[4];
+	size_t next;
+} chance = {.error = REAL};
+
+/* In place of the library's. */
+ssize_t getrandom(void *buffer, size_t size, unsigned flags)
+{
+	if (chance.error == REAL)
+		return (ssize_t)syscall(SYS_getrandom, buffer, size, flags);
+	if (chance.error) {
+		errno = chance.error;
+		chance.error = chance.error == EINTR ? 0 : chance.error;
+		return -1;
+	}
+	CHECK(size == 4 && chance.next < 4);
+	memcpy(buffer, &chance.values[chance.next++], 4);
+	return 4;
+}
+
+static struct wgf_index_entry *insert_by_chance(int error, uint32_t a, uint32_t b, uint32_t c)
+{
+	chance.error = error;
+	memcpy(chance.values, (uint32_t[]){a, b, c, 0}, sizeof(chance.values));
+	chance.next = 0;
+	struct wgf_index_entry *entry = wgf_indextable_insert(&table, peer_at(0));
+	chance.error = REAL;
+	return entry;
+}
+
+static void test_collision_and_failure(void)
+{
+	begin();
+	struct wgf_index_entry *first = insert_by_chance(0, 7, 99, 99);
+	CHECK(first && first->index == 7);
+	struct wgf_index_entry *second = insert_by_chance(0, 7, 7, 8);
+	CHECK(second && second->index == 8);
+	CHECK(wgf_indextable_find(&table, 7) == first && wgf_indextable_find(&table, 8) == second);
+	CHECK(insert_by_chance(ENOSYS, 9, 9, 9) == NULL);
+	CHECK(wgf_indextable_count(&table) == 2 && !wgf_indextable_find(&table, 9));
+	struct wgf_index_entry *third = insert_by_chance(EINTR, 9, 99, 99);
+	CHECK(third && third->index == 9);
+	end();
+}
+
+/* All in one place: slow, and right. */
+static void test_crowded_slots(void)
+{
+	struct wgf_index_entry *entries[64];
+	begin();
+	for (uint32_t i = 0; i < 64; i++) {
+		entries[i] = insert_by_chance(0, i << 16 | 15, 99, 99);
+		CHECK(entries[i] && entries[i]->index == (i << 16 | 15));
+	}
+	for (uint32_t i = 0; i < 64; i += 2)
+		wgf_indextable_remove(&table, entries[i]);
+	for (uint32_t i = 0; i < 64; i++)
+		CHECK(wgf_indextable_find(&table, i << 16 | 15) == (i % 2 ? entries[i] : NULL));
+	CHECK(!wgf_indextable_find(&table, 64u << 16 | 15));
+	end();
 }
 
 /* ---- Readers against a writer ---- */
@@ -167,6 +237,8 @@ int main(void)
 	struct check_random random = check_random_begin("indextable");
 	test_random_changes(&random);
 	test_indices_are_spread();
+	test_collision_and_failure();
+	test_crowded_slots();
 	test_readers_against_writer(&random);
 	return 0;
 }
