@@ -157,12 +157,17 @@ cdef extern from "core/wgfast.h" nogil:
     int wgf_allowedips_insert(
         wgf_allowedips *table, int family, const uint8_t *address, unsigned length, uint32_t owner
     )
+    int wgf_allowedips_insert_many(
+        wgf_allowedips *table, int family, const void *addresses, const uint8_t *lengths, const uint32_t *owners,
+        size_t n, size_t *at
+    )
     int wgf_allowedips_remove(
         wgf_allowedips *table, int family, const uint8_t *address, unsigned length, uint32_t owner
     )
     size_t wgf_allowedips_remove_owner(wgf_allowedips *table, uint32_t owner)
     void wgf_allowedips_lookup4_many(wgf_allowedips *table, const uint32_t *addresses, size_t n, uint32_t *owners)
     void wgf_allowedips_lookup6_many(wgf_allowedips *table, const uint8_t *addresses, size_t n, uint32_t *owners)
+    size_t wgf_allowedips_memory(wgf_allowedips *table)
     size_t wgf_allowedips_count(wgf_allowedips *table)
     size_t wgf_allowedips_list(wgf_allowedips *table, uint32_t owner, wgf_prefix *out, size_t max)
 

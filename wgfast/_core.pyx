@@ -113,6 +113,14 @@ cdef int64_t check(int64_t result) except -1:
     raise OSError(-result, os.strerror(-result))
 
 
+cdef int check_allowed(int64_t result) except -1:
+    """The same for what puts a prefix into a table of allowed IPs."""
+    if result == -ENOSPC:
+        raise OSError(ENOSPC, "the table of allowed IPs is at its limit: remove prefixes, or join them into shorter ones")
+    check(result)
+    return 0
+
+
 cdef class Fixed:
     """What owns memory of the core stays where it is."""
 
@@ -524,6 +532,13 @@ cdef uint32_t owner_of(object owner) except? 0xffffffff:
     return owner
 
 
+cdef Array addresses_of(object addresses):
+    cdef Array a = array_of(addresses, "addresses", "uint32 of shape (n,) or uint8 of shape (n, 16)")
+    if a.buf.ndim == 1:
+        return column_of(addresses, "addresses", b"I", -1, False)
+    return table_of(addresses, "addresses", -1, 16, False)
+
+
 cdef class Routes(Fixed):
     """Longest-prefix match from address to owner (0 to PEERS_MAX - 1). Lookups never lock; any thread may call."""
 
@@ -545,7 +560,26 @@ cdef class Routes(Fixed):
         cdef int result
         with nogil:
             result = wgf_allowedips_insert(self.routes.table, family, a, length, to)
-        check(result)
+        check_allowed(result)
+
+    def insert_many(self, addresses, lengths, owners):
+        """addresses: as for lookup_many; lengths: (n,) uint8; owners: (n,) uint32. All are looked at before the first
+        is inserted."""
+        cdef Array a = addresses_of(addresses)
+        cdef Py_ssize_t n = a.buf.shape[0]
+        cdef Array lengths_ = column_of(lengths, "lengths", b"B", n, False)
+        cdef Array owners_ = column_of(owners, "owners", b"I", n, False)
+        cdef int family = WGF_IPV4 if a.buf.ndim == 1 else WGF_IPV6, result
+        cdef const uint8_t *l = <const uint8_t *>lengths_.buf.buf
+        cdef const uint32_t *o = <const uint32_t *>owners_.buf.buf
+        cdef size_t at
+        with nogil:
+            result = wgf_allowedips_insert_many(self.routes.table, family, a.buf.buf, l, o, n, &at)
+        if result == -EINVAL:
+            if o[at] > WGF_OWNER_MAX:
+                raise ValueError(f"owners[{at}]: {o[at]}: expected 0 to {WGF_OWNER_MAX}")
+            raise ValueError(f"lengths[{at}]: {l[at]}: expected 0 to {32 if family == WGF_IPV4 else 128}")
+        check_allowed(result)
 
     def remove(self, int family, bytes address, unsigned length, owner=None):
         """Remove the prefix if owner (None: anybody) has it; False if not."""
@@ -579,11 +613,7 @@ cdef class Routes(Fixed):
     def lookup_many(self, addresses, owners):
         """addresses: (n,) uint32 in host order (IPv4) or (n, 16) uint8 (IPv6); owners: (n,) uint32, written,
         0xffffffff where nothing matches."""
-        cdef Array a = array_of(addresses, "addresses", "uint32 of shape (n,) or uint8 of shape (n, 16)")
-        if a.buf.ndim == 1:
-            a = column_of(addresses, "addresses", b"I", -1, False)
-        else:
-            a = table_of(addresses, "addresses", -1, 16, False)
+        cdef Array a = addresses_of(addresses)
         cdef Array o = column_of(owners, "owners", b"I", a.buf.shape[0], True)
         must_lie_apart(o, [a])
         cdef uint32_t *into = <uint32_t *>o.buf.buf
@@ -611,6 +641,10 @@ cdef class Routes(Fixed):
                 room = count
         finally:
             free(prefixes)
+
+    def memory(self):
+        """Bytes for lookups and changes together."""
+        return wgf_allowedips_memory(self.routes.table)
 
     def __len__(self):
         return wgf_allowedips_count(self.routes.table)
@@ -1288,7 +1322,8 @@ cdef class Core(Fixed):
         self.enter()
         with nogil:
             result = wgf_peer_allow(self.device, peer, family, a, length)
-        self.leave(result)
+        self.leave(0 if result == -ENOSPC else result)
+        check_allowed(result)
 
     def peer_allow_many(self, uint64_t peer, list prefixes):
         """[(family, address, length)], all checked before the first is given."""

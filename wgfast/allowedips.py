@@ -34,8 +34,27 @@ class AllowedIPs:
 
     def insert(self, prefix: str | Network | Address, value: int) -> None:
         """Maps `prefix` to `value`, in place of what it was mapped to. ConfigError when it is no prefix,
-        ValueError when the value is out of range."""
+        ValueError when the value is out of range, OSError (ENOSPC, ENOMEM) when the table is at its limit,
+        which lies beyond a million prefixes of either family, or memory is: then nothing has changed."""
         self._routes.insert(*_one(prefix), value)
+
+    def insert_many(
+        self,
+        addresses: NDArray[np.uint32] | NDArray[np.uint8],
+        lengths: NDArray[np.uint8],
+        values: NDArray[np.uint32],
+    ) -> None:
+        """Inserts whole arrays without the GIL, in their order; host bits are masked.
+
+        addresses: (n,) uint32 or (n, 16) uint8, as for lookup_many.
+        lengths: (n,) uint8, 0 to 32 or 128.
+        values: (n,) uint32, 0 to PEERS_MAX - 1.
+
+        BatchError names the array that is wrong, ValueError the length or value that is out of range: then
+        nothing was inserted. OSError (ENOSPC, ENOMEM) as for insert: then those before the one that found no
+        room are in. Each insertion is a step of its own for lookups meanwhile.
+        """
+        self._routes.insert_many(addresses, lengths, values)
 
     def remove(self, prefix: str | Network | Address, value: int | None = None) -> bool:
         """Removes exactly this prefix if it is mapped to `value` (None: to anything). False: it was not."""
@@ -78,6 +97,15 @@ class AllowedIPs:
         `value` where one is given. They are those of the moment of the call."""
         entries = self._routes.entries(value)
         return ((network((family, address, length)), owner) for family, address, length, owner in entries)
+
+    def dump(self) -> Iterator[str]:
+        """The table as text: lines like "10.0.0.0/24 7", in the order of items()."""
+        return (f"{prefix} {value}" for prefix, value in self.items())
+
+    @property
+    def memory(self) -> int:
+        """Bytes in use for lookups and changes together."""
+        return self._routes.memory()
 
     def __iter__(self) -> Iterator[Network]:
         return (prefix for prefix, _ in self.items())

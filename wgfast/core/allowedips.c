@@ -1,23 +1,34 @@
-/* Allowed IPs: a trie per family (trie.c) that the packets read, and beside it, for the control plane
- * alone, one list of prefixes per owner, so that what concerns one peer costs no more than that peer
- * has. The lists begin in an array indexed by owner, for owners are dense, and run through the tries'
- * own nodes: whatever takes memory comes first, so that a change that fails has changed nothing. */
+/* Allowed IPs: for each family the prefixes (prefixes.c), from which changes are made, and the trie (trie.c) that
+ * packets read. What takes memory comes first, so that a change that fails has changed nothing.
+ *
+ * A small trie that has no room for a change, or has become too many prefixes, gives way to a larger one, built beside
+ * it and shown by one store; so do trie and records that have lost nearly all they held. */
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "allowedips.h"
 #include "bytes.h"
 #include "trie.h"
 
+#define SMALL_UNITS 512u        /* of the first trie: 4 KiB */
+#define SMALL_UNITS_MAX 8192u
+#define SMALL_PREFIXES 512u     /* more: a large trie */
+#define LARGE_PREFIXES 128u     /* fewer: a small one again */
+#define TABLE_UNITS (1u << WGF_BITS_LARGE) /* of a large trie */
+#define FEW_RECORDS 4096u       /* not worth the while to give back */
+#define LOOKUPS_AT_ONCE 65536u  /* inside a reader, so that changes get their memory back */
+
+struct family {
+	struct wgf_prefixes prefixes;      /* under the lock */
+	_Atomic(struct wgf_trie *) trie;   /* changed under the lock; NULL while there are no prefixes */
+};
+
 struct wgf_allowedips {
-	struct wgf_trie ipv4, ipv6;
+	struct family ipv4, ipv6;
 	struct wgf_epoch *epoch;
-	pthread_mutex_t lock;         /* everything below, and who may change the tries */
-	struct wgf_trie_node **lists; /* by owner: any of its prefixes, from there on `later` */
-	size_t lists_size;
-	size_t count;
+	pthread_mutex_t lock;
 };
 
 struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch)
@@ -30,227 +41,312 @@ struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch)
 		return NULL;
 	}
 	table->epoch = epoch;
-	wgf_trie_init(&table->ipv4, epoch, WGF_IPV4);
-	wgf_trie_init(&table->ipv6, epoch, WGF_IPV6);
+	wgf_prefixes_init(&table->ipv4.prefixes, 1);
+	wgf_prefixes_init(&table->ipv6.prefixes, 4);
+	atomic_init(&table->ipv4.trie, NULL);
+	atomic_init(&table->ipv6.trie, NULL);
 	return table;
+}
+
+static struct wgf_trie *trie_of(const struct family *family) /* under the lock */
+{
+	return atomic_load_explicit(&family->trie, memory_order_relaxed);
 }
 
 void wgf_allowedips_destroy(struct wgf_allowedips *table)
 {
 	if (!table)
 		return;
-	wgf_trie_destroy(&table->ipv4);
-	wgf_trie_destroy(&table->ipv6);
+	wgf_trie_destroy(trie_of(&table->ipv4));
+	wgf_trie_destroy(trie_of(&table->ipv6));
+	wgf_prefixes_destroy(&table->ipv4.prefixes);
+	wgf_prefixes_destroy(&table->ipv6.prefixes);
 	pthread_mutex_destroy(&table->lock);
-	free(table->lists);
 	free(table);
 }
 
-/* ---- Addresses as the trie has them ---- */
-
-static struct wgf_trie_key key4(uint32_t address)
-{
-	return (struct wgf_trie_key){(uint64_t)address << 32, 0};
-}
-
-static struct wgf_trie_key key6(const uint8_t *address)
-{
-	return (struct wgf_trie_key){wgf_load_be64(address), wgf_load_be64(address + 8)};
-}
-
-/* The family's trie and the address as its key; NULL if family or length is out of range. Host bits
- * need no masking here: the trie compares what a length covers, and masks what it keeps. */
-static struct wgf_trie *trie_of(struct wgf_allowedips *table, enum wgf_family family,
-				const uint8_t *address, unsigned length, struct wgf_trie_key *key)
+/* The family and the prefix as its key, masked; NULL if family or length is out of range. */
+static struct family *family_of(struct wgf_allowedips *table, enum wgf_family family, const uint8_t *address,
+				unsigned length, struct wgf_key *key)
 {
 	if (family == WGF_IPV4 && length <= 32) {
-		*key = key4(wgf_load_be32(address));
+		*key = wgf_key_masked((struct wgf_key){(uint64_t)wgf_load_be32(address) << 32, 0}, length);
 		return &table->ipv4;
 	}
 	if (family == WGF_IPV6 && length <= 128) {
-		*key = key6(address);
+		*key = wgf_key_masked((struct wgf_key){wgf_load_be64(address), wgf_load_be64(address + 8)}, length);
 		return &table->ipv6;
 	}
 	return NULL;
 }
 
-/* ---- The lists, under the lock ---- */
+/* ---- One trie in place of another, under the lock ---- */
 
-static int lists_reach(struct wgf_allowedips *table, uint32_t owner)
+static void show(struct family *family, struct wgf_trie *trie)
 {
-	if (owner < table->lists_size)
-		return 0;
-	size_t size = table->lists_size ? table->lists_size : 16;
-	while (size <= owner)
-		size *= 2;
-	struct wgf_trie_node **lists = realloc(table->lists, size * sizeof(*lists));
-	if (!lists)
+	struct wgf_trie *old = trie_of(family);
+	if (trie)
+		trie->shown = true;
+	atomic_store_explicit(&family->trie, trie, memory_order_release);
+	if (old)
+		wgf_trie_retire(old);
+}
+
+/* Another trie with the same prefixes. 0, or -ENOMEM, also where the units are too few: then all is as it was. */
+static int replace(struct wgf_allowedips *table, struct family *family, unsigned bits, uint32_t units)
+{
+	struct wgf_trie *trie = wgf_trie_create(table->epoch, &family->prefixes, bits, units);
+	if (!trie)
 		return -ENOMEM;
-	memset(lists + table->lists_size, 0, (size - table->lists_size) * sizeof(*lists));
-	table->lists = lists;
-	table->lists_size = size;
-	return 0;
-}
-
-static void list_enter(struct wgf_allowedips *table, struct wgf_trie_node *node, uint32_t owner)
-{
-	node->earlier = NULL;
-	node->later = table->lists[owner];
-	if (node->later)
-		node->later->earlier = node;
-	table->lists[owner] = node;
-}
-
-static void list_leave(struct wgf_allowedips *table, struct wgf_trie_node *node, uint32_t owner)
-{
-	if (node->earlier)
-		node->earlier->later = node->later;
-	else
-		table->lists[owner] = node->later;
-	if (node->later)
-		node->later->earlier = node->earlier;
-}
-
-/* IPv4 before IPv6, then by address, then by length. */
-static bool stands_before(const struct wgf_trie_node *a, const struct wgf_trie_node *b)
-{
-	if (a->family != b->family)
-		return a->family < b->family;
-	if (a->key.high != b->key.high)
-		return a->key.high < b->key.high;
-	if (a->key.low != b->key.low)
-		return a->key.low < b->key.low;
-	return a->length < b->length;
-}
-
-static struct wgf_trie_node *merge(struct wgf_trie_node *a, struct wgf_trie_node *b)
-{
-	struct wgf_trie_node *merged = NULL, **end = &merged;
-	while (a && b) {
-		struct wgf_trie_node **less = stands_before(b, a) ? &b : &a;
-		*end = *less;
-		end = &(*less)->later;
-		*less = *end;
-	}
-	*end = a ? a : b;
-	return merged;
-}
-
-/* Merge sort within the list, for listing must not fail for want of memory. runs[i] is sorted and
- * 2^i long, or empty; 32 of them hold more than there is memory for. */
-static void list_sort(struct wgf_allowedips *table, uint32_t owner)
-{
-	struct wgf_trie_node *runs[32] = {NULL};
-	struct wgf_trie_node *rest = table->lists[owner];
-	while (rest) {
-		struct wgf_trie_node *run = rest;
-		rest = rest->later;
-		run->later = NULL;
-		unsigned i = 0;
-		for (; i < 31 && runs[i]; i++) {
-			run = merge(runs[i], run);
-			runs[i] = NULL;
-		}
-		runs[i] = merge(runs[i], run);
-	}
-	struct wgf_trie_node *sorted = NULL, *earlier = NULL;
-	for (unsigned i = 0; i < 32; i++)
-		sorted = merge(runs[i], sorted);
-	table->lists[owner] = sorted;
-	for (struct wgf_trie_node *node = sorted; node; node = node->later) {
-		node->earlier = earlier;
-		earlier = node;
-	}
-}
-
-/* ---- Changes ---- */
-
-static int insert(struct wgf_allowedips *table, struct wgf_trie *trie, struct wgf_trie_key key,
-		  unsigned length, uint32_t owner)
-{
-	int error = lists_reach(table, owner);
+	int error = trie_of(family) ? wgf_trie_adopt(trie, trie_of(family)) : 0;
 	if (error)
-		return error;
-	uint32_t previous;
-	struct wgf_trie_node *node = wgf_trie_claim(trie, key, length, owner, &previous);
-	if (!node)
-		return -ENOMEM;
-	if (previous == WGF_OWNER_NONE)
-		table->count++;
+		wgf_trie_destroy(trie);
 	else
-		list_leave(table, node, previous);
-	list_enter(table, node, owner);
+		show(family, trie);
+	return error;
+}
+
+static int replace_small(struct wgf_allowedips *table, struct family *family, uint32_t units)
+{
+	while (units <= SMALL_UNITS_MAX && replace(table, family, WGF_BITS_SMALL, units))
+		units *= 2;
+	return units <= SMALL_UNITS_MAX ? 0 : -ENOMEM;
+}
+
+/* More room than the trie has. */
+static int grow(struct wgf_allowedips *table, struct family *family)
+{
+	const struct wgf_trie *trie = trie_of(family);
+	if (trie && trie->bits == WGF_BITS_LARGE)
+		return -ENOMEM;
+	if (family->prefixes.count <= SMALL_PREFIXES &&
+	    !replace_small(table, family, trie ? 2 * trie->pool->size : SMALL_UNITS))
+		return 0;
+	return replace(table, family, WGF_BITS_LARGE, 0);
+}
+
+/* Records and their trie anew, beside the old ones, in as little memory as they take. Numbers of records change. */
+static int condense(struct wgf_allowedips *table, struct family *family, unsigned bits, uint32_t units)
+{
+	struct wgf_prefixes prefixes;
+	wgf_prefixes_init(&prefixes, family->prefixes.words);
+	struct wgf_trie *trie = wgf_trie_create(table->epoch, &prefixes, bits, units);
+	int error = trie ? wgf_trie_copy(trie, trie_of(family)) : -ENOMEM;
+	if (error) {
+		wgf_trie_destroy(trie);
+		wgf_prefixes_destroy(&prefixes);
+		return error;
+	}
+	prefixes.work += family->prefixes.work;
+	wgf_prefixes_destroy(&family->prefixes);
+	family->prefixes = prefixes;
+	trie->prefixes = &family->prefixes;
+	show(family, trie);
 	return 0;
 }
 
-int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family,
-			  const uint8_t *address, unsigned length, uint32_t owner)
+static void condense_small(struct wgf_allowedips *table, struct family *family)
 {
-	struct wgf_trie_key key;
-	struct wgf_trie *trie = trie_of(table, family, address, length, &key);
-	if (!trie || owner > WGF_OWNER_MAX)
+	uint32_t units = SMALL_UNITS;
+	while (units <= SMALL_UNITS_MAX && condense(table, family, WGF_BITS_SMALL, units))
+		units *= 2;
+}
+
+static bool is_sparse(const struct family *family, const struct wgf_trie *trie)
+{
+	const struct wgf_prefixes *prefixes = &family->prefixes;
+	return (prefixes->used > FEW_RECORDS && prefixes->count < prefixes->used / 8) ||
+	       (trie->pool->used > 2 * TABLE_UNITS &&
+		trie->pool->living - TABLE_UNITS < (trie->pool->used - TABLE_UNITS) / 8);
+}
+
+/* After removals, in time proportional to them. What fails here leaves what is larger than it need be. */
+static void shrink(struct wgf_allowedips *table, struct family *family)
+{
+	const struct wgf_trie *trie = trie_of(family);
+	if (!trie)
+		return;
+	if (family->prefixes.count == 0)
+		show(family, NULL);
+	else if (trie->bits == WGF_BITS_LARGE && family->prefixes.count < LARGE_PREFIXES)
+		condense_small(table, family);
+	else if (trie->bits == WGF_BITS_LARGE && is_sparse(family, trie))
+		condense(table, family, WGF_BITS_LARGE, 0);
+}
+
+/* ---- Changes, under the lock ---- */
+
+typedef int wgf_trie_change(struct wgf_trie *trie, uint32_t number);
+
+/* Does it with what memory there is, then with what readers have passed, then with more. -ENOSPC: there is no more, whatever
+ * memory the machine has; then, and at -ENOMEM, nothing has changed. A trie built for a move has moved it. */
+static int attempt(struct wgf_allowedips *table, struct family *family, wgf_trie_change *change, uint32_t number)
+{
+	if (!trie_of(family) && grow(table, family))
+		return -ENOMEM;
+	int error = change(trie_of(family), number);
+	if (error) {
+		wgf_nodepool_flush(trie_of(family)->pool);
+		error = change(trie_of(family), number);
+	}
+	while (error && !grow(table, family))
+		error = change == wgf_trie_move ? 0 : change(trie_of(family), number);
+	return error && wgf_nodepool_full(trie_of(family)->pool) ? -ENOSPC : error;
+}
+
+static int move(struct wgf_allowedips *table, struct family *family, uint32_t number, uint32_t owner)
+{
+	uint32_t previous = wgf_record_owner(wgf_prefixes_at(&family->prefixes, number));
+	if (previous == owner)
+		return 0;
+	wgf_prefixes_move(&family->prefixes, number, owner);
+	int error = attempt(table, family, wgf_trie_move, number);
+	if (error)
+		wgf_prefixes_move(&family->prefixes, number, previous);
+	return error;
+}
+
+static int insert(struct wgf_allowedips *table, struct family *family, struct wgf_key key, unsigned length,
+		  uint32_t owner)
+{
+	if (wgf_prefixes_reach(&family->prefixes, owner))
+		return -ENOMEM;
+	uint32_t number = trie_of(family) ? wgf_trie_find(trie_of(family), key, length) : 0;
+	if (number)
+		return move(table, family, number, owner);
+	if (family->prefixes.count == SMALL_PREFIXES && trie_of(family)->bits == WGF_BITS_SMALL)
+		replace(table, family, WGF_BITS_LARGE, 0); /* if not, the small one will do as long as it has room */
+	number = wgf_prefixes_add(&family->prefixes, key, length, owner);
+	if (!number)
+		return -ENOMEM;
+	int error = attempt(table, family, wgf_trie_insert, number);
+	if (error) {
+		wgf_prefixes_remove(&family->prefixes, number);
+		shrink(table, family);
+	}
+	return error;
+}
+
+int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family, const uint8_t *address,
+			  unsigned length, uint32_t owner)
+{
+	struct wgf_key key;
+	struct family *of = family_of(table, family, address, length, &key);
+	if (!of || owner > WGF_OWNER_MAX)
 		return -EINVAL;
 	pthread_mutex_lock(&table->lock);
-	int error = insert(table, trie, key, length, owner);
+	int error = insert(table, of, key, length, owner);
 	pthread_mutex_unlock(&table->lock);
 	return error;
 }
 
-static void drop(struct wgf_allowedips *table, struct wgf_trie_node *node, uint32_t owner)
+int wgf_allowedips_insert_many(struct wgf_allowedips *table, enum wgf_family family, const void *addresses,
+			       const uint8_t *lengths, const uint32_t *owners, size_t n, size_t *at)
 {
-	list_leave(table, node, owner);
-	wgf_trie_drop(node->family == WGF_IPV4 ? &table->ipv4 : &table->ipv6, node);
-	table->count--;
+	unsigned most = family == WGF_IPV4 ? 32 : 128;
+	for (*at = 0; *at < n; ++*at)
+		if (lengths[*at] > most || owners[*at] > WGF_OWNER_MAX)
+			return -EINVAL;
+	for (*at = 0; *at < n; ++*at) {
+		uint8_t four[4];
+		const uint8_t *address = (const uint8_t *)addresses + 16 * *at;
+		if (family == WGF_IPV4) {
+			wgf_store_be32(four, ((const uint32_t *)addresses)[*at]);
+			address = four;
+		}
+		int error = wgf_allowedips_insert(table, family, address, lengths[*at], owners[*at]);
+		if (error)
+			return error;
+	}
+	return 0;
 }
 
-int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family,
-			  const uint8_t *address, unsigned length, uint32_t owner)
+static void drop(struct wgf_allowedips *table, struct family *family, uint32_t number)
 {
-	struct wgf_trie_key key;
-	struct wgf_trie *trie = trie_of(table, family, address, length, &key);
-	if (!trie || (owner > WGF_OWNER_MAX && owner != WGF_OWNER_NONE))
+	while (attempt(table, family, wgf_trie_remove, number))
+		sched_yield();
+	wgf_prefixes_remove(&family->prefixes, number);
+}
+
+int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family, const uint8_t *address,
+			  unsigned length, uint32_t owner)
+{
+	struct wgf_key key;
+	struct family *of = family_of(table, family, address, length, &key);
+	if (!of || (owner > WGF_OWNER_MAX && owner != WGF_OWNER_NONE))
 		return -EINVAL;
 	int error = -ENOENT;
 	pthread_mutex_lock(&table->lock);
-	struct wgf_trie_node *node = wgf_trie_find(trie, key, length);
-	if (node) {
-		uint32_t has = atomic_load_explicit(&node->owner, memory_order_relaxed);
-		if (owner == has || owner == WGF_OWNER_NONE) {
-			wgf_trie_begin_drops(trie);
-			drop(table, node, has);
-			error = 0;
-		}
+	uint32_t number = trie_of(of) ? wgf_trie_find(trie_of(of), key, length) : 0;
+	if (number && (owner == WGF_OWNER_NONE ||
+		       owner == wgf_record_owner(wgf_prefixes_at(&of->prefixes, number)))) {
+		drop(table, of, number);
+		shrink(table, of);
+		error = 0;
 	}
 	pthread_mutex_unlock(&table->lock);
 	return error;
+}
+
+static size_t remove_all(struct wgf_allowedips *table, struct family *family, uint32_t owner)
+{
+	size_t removed = 0;
+	while (owner < family->prefixes.lists_size && family->prefixes.lists[owner]) {
+		drop(table, family, family->prefixes.lists[owner]);
+		removed++;
+	}
+	shrink(table, family);
+	return removed;
 }
 
 size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
 {
-	size_t removed = 0;
 	pthread_mutex_lock(&table->lock);
-	if (owner < table->lists_size && table->lists[owner]) {
-		wgf_trie_begin_drops(&table->ipv4);
-		wgf_trie_begin_drops(&table->ipv6);
-		while (table->lists[owner]) {
-			drop(table, table->lists[owner], owner);
-			removed++;
-		}
-	}
+	size_t removed = remove_all(table, &table->ipv4, owner) + remove_all(table, &table->ipv6, owner);
 	pthread_mutex_unlock(&table->lock);
 	return removed;
 }
 
 /* ---- Lookups ---- */
 
+static void nothing(size_t n, uint32_t *owners)
+{
+	for (size_t i = 0; i < n; i++)
+		owners[i] = WGF_OWNER_NONE;
+}
+
+void wgf_allowedips_batch4(const struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
+			   uint32_t *owners)
+{
+	const struct wgf_trie *trie = atomic_load_explicit(&table->ipv4.trie, memory_order_acquire);
+	if (trie)
+		wgf_trie_lookup4(trie, addresses, n, owners);
+	else
+		nothing(n, owners);
+}
+
+void wgf_allowedips_batch6(const struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
+			   uint32_t *owners)
+{
+	const struct wgf_trie *trie = atomic_load_explicit(&table->ipv6.trie, memory_order_acquire);
+	if (trie)
+		wgf_trie_lookup6(trie, addresses, n, owners);
+	else
+		nothing(n, owners);
+}
+
 uint32_t wgf_allowedips_lookup4(const struct wgf_allowedips *table, const uint8_t address[4])
 {
-	return wgf_trie_lookup(&table->ipv4, key4(wgf_load_be32(address)));
+	uint32_t number = wgf_load_be32(address), owner;
+	wgf_allowedips_batch4(table, &number, 1, &owner);
+	return owner;
 }
 
 uint32_t wgf_allowedips_lookup6(const struct wgf_allowedips *table, const uint8_t address[16])
 {
-	return wgf_trie_lookup(&table->ipv6, key6(address));
+	uint32_t owner;
+	wgf_allowedips_batch6(table, address, 1, &owner);
+	return owner;
 }
 
 void wgf_allowedips_lookup4_many(struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
@@ -258,10 +354,12 @@ void wgf_allowedips_lookup4_many(struct wgf_allowedips *table, const uint32_t *a
 {
 	struct wgf_reader reader;
 	wgf_epoch_join(table->epoch, &reader);
-	wgf_epoch_enter(table->epoch, &reader);
-	for (size_t i = 0; i < n; i++)
-		owners[i] = wgf_trie_lookup(&table->ipv4, key4(addresses[i]));
-	wgf_epoch_exit(&reader);
+	for (size_t done = 0; done < n; done += LOOKUPS_AT_ONCE) {
+		size_t some = n - done < LOOKUPS_AT_ONCE ? n - done : LOOKUPS_AT_ONCE;
+		wgf_epoch_enter(table->epoch, &reader);
+		wgf_allowedips_batch4(table, addresses + done, some, owners + done);
+		wgf_epoch_exit(&reader);
+	}
 	wgf_epoch_leave(table->epoch, &reader);
 }
 
@@ -270,67 +368,99 @@ void wgf_allowedips_lookup6_many(struct wgf_allowedips *table, const uint8_t *ad
 {
 	struct wgf_reader reader;
 	wgf_epoch_join(table->epoch, &reader);
-	wgf_epoch_enter(table->epoch, &reader);
-	for (size_t i = 0; i < n; i++)
-		owners[i] = wgf_trie_lookup(&table->ipv6, key6(addresses + 16 * i));
-	wgf_epoch_exit(&reader);
+	for (size_t done = 0; done < n; done += LOOKUPS_AT_ONCE) {
+		size_t some = n - done < LOOKUPS_AT_ONCE ? n - done : LOOKUPS_AT_ONCE;
+		wgf_epoch_enter(table->epoch, &reader);
+		wgf_allowedips_batch6(table, addresses + 16 * done, some, owners + done);
+		wgf_epoch_exit(&reader);
+	}
 	wgf_epoch_leave(table->epoch, &reader);
 }
 
 /* ---- What is in it ---- */
 
+static size_t memory_of(const struct family *family)
+{
+	const struct wgf_trie *trie = trie_of(family);
+	return wgf_prefixes_memory(&family->prefixes) + (trie ? wgf_trie_memory(trie) : 0);
+}
+
+size_t wgf_allowedips_memory(struct wgf_allowedips *table)
+{
+	pthread_mutex_lock(&table->lock);
+	size_t bytes = sizeof(*table) + memory_of(&table->ipv4) + memory_of(&table->ipv6);
+	pthread_mutex_unlock(&table->lock);
+	return bytes;
+}
+
+uint64_t wgf_allowedips_work(struct wgf_allowedips *table)
+{
+	pthread_mutex_lock(&table->lock);
+	uint64_t work = table->ipv4.prefixes.work + table->ipv6.prefixes.work;
+	pthread_mutex_unlock(&table->lock);
+	return work;
+}
+
 size_t wgf_allowedips_count(struct wgf_allowedips *table)
 {
 	pthread_mutex_lock(&table->lock);
-	size_t count = table->count;
+	size_t count = table->ipv4.prefixes.count + table->ipv6.prefixes.count;
 	pthread_mutex_unlock(&table->lock);
 	return count;
 }
 
-static struct wgf_prefix prefix_of(const struct wgf_trie_node *node)
+struct listing {
+	const struct wgf_prefixes *prefixes;
+	struct wgf_prefix *out;
+	size_t n, max;
+};
+
+static bool note(void *context, uint32_t number)
 {
-	struct wgf_prefix prefix = {.family = node->family, .length = node->length};
-	prefix.owner = atomic_load_explicit(&node->owner, memory_order_relaxed);
-	/* The lower half of an IPv4 address's first word is zero, so this fits either family. */
-	for (unsigned i = 0; i < 8; i++) {
-		prefix.address[i] = (uint8_t)(node->key.high >> (56 - 8 * i));
-		prefix.address[8 + i] = (uint8_t)(node->key.low >> (56 - 8 * i));
-	}
-	return prefix;
+	struct listing *listing = context;
+	if (listing->n >= listing->max)
+		return false;
+	const struct wgf_record *record = wgf_prefixes_at(listing->prefixes, number);
+	bool ipv4 = listing->prefixes->words == 1;
+	struct wgf_prefix *prefix = &listing->out[listing->n++];
+	*prefix = (struct wgf_prefix){.family = ipv4 ? WGF_IPV4 : WGF_IPV6,
+				      .length = (uint8_t)wgf_record_length(record),
+				      .owner = wgf_record_owner(record)};
+	for (unsigned word = 0; word < listing->prefixes->words; word++)
+		wgf_store_be32(prefix->address + 4 * word, record->address[word]);
+	return true;
 }
 
-static size_t list_owner(struct wgf_allowedips *table, uint32_t owner, struct wgf_prefix *out,
-			 size_t max)
+static size_t list_owner(struct family *family, uint32_t owner, struct listing *listing)
 {
-	if (owner >= table->lists_size)
-		return 0;
+	struct wgf_prefixes *prefixes = &family->prefixes;
 	size_t n = 0;
-	if (max > 0)
-		list_sort(table, owner);
-	for (struct wgf_trie_node *node = table->lists[owner]; node; node = node->later, n++)
-		if (n < max)
-			out[n] = prefix_of(node);
+	if (owner >= prefixes->lists_size)
+		return 0;
+	listing->prefixes = prefixes;
+	if (listing->n < listing->max)
+		wgf_prefixes_sort(prefixes, owner);
+	for (uint32_t number = prefixes->lists[owner]; number; number = wgf_prefixes_at(prefixes, number)->later, n++)
+		note(listing, number);
 	return n;
 }
 
-static void list_all(struct wgf_trie *trie, struct wgf_prefix *out, size_t *n, size_t max)
+static size_t list_all(struct family *family, struct listing *listing)
 {
-	struct wgf_trie_node *node = wgf_trie_next(trie, NULL);
-	for (; node && *n < max; node = wgf_trie_next(trie, node))
-		if (atomic_load_explicit(&node->owner, memory_order_relaxed) != WGF_OWNER_NONE)
-			out[(*n)++] = prefix_of(node);
+	listing->prefixes = &family->prefixes;
+	if (trie_of(family))
+		wgf_trie_walk(trie_of(family), note, listing);
+	return family->prefixes.count;
 }
 
-size_t wgf_allowedips_list(struct wgf_allowedips *table, uint32_t owner, struct wgf_prefix *out,
-			   size_t max)
+size_t wgf_allowedips_list(struct wgf_allowedips *table, uint32_t owner, struct wgf_prefix *out, size_t max)
 {
+	struct listing listing = {.out = out, .max = max};
+	size_t total = 0;
 	pthread_mutex_lock(&table->lock);
-	size_t total = table->count, copied = 0;
-	if (owner == WGF_OWNER_NONE) {
-		list_all(&table->ipv4, out, &copied, max);
-		list_all(&table->ipv6, out, &copied, max);
-	} else {
-		total = list_owner(table, owner, out, max);
+	for (int i = 0; i < 2; i++) {
+		struct family *family = i == 0 ? &table->ipv4 : &table->ipv6;
+		total += owner == WGF_OWNER_NONE ? list_all(family, &listing) : list_owner(family, owner, &listing);
 	}
 	pthread_mutex_unlock(&table->lock);
 	return total;

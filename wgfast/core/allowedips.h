@@ -3,7 +3,7 @@
  * Owners are small dense integers (a device's peer identifiers). Lookups take no lock and may run
  * in any number of threads, each inside a reader of the table's epoch; changes are serialised by the
  * table's own lock and appear to readers in one step each. A prefix has one owner: inserting it again
- * moves it, and every lookup meanwhile yields the old or the new owner. */
+ * moves it, and every lookup meanwhile yields the old or the new owner. How it is done: trie.h, prefixes.h. */
 #ifndef WGF_ALLOWEDIPS_H
 #define WGF_ALLOWEDIPS_H
 
@@ -31,10 +31,17 @@ struct wgf_allowedips;
 struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch); /* NULL: out of memory */
 void wgf_allowedips_destroy(struct wgf_allowedips *table);             /* no reader is left */
 
-/* Host bits are masked. 0, -EINVAL (family, length, owner out of range) or -ENOMEM, then unchanged. */
+/* Host bits are masked. 0; -EINVAL (family, length, owner out of range), -ENOMEM or -ENOSPC (the table is at its limit: never
+ * below a million prefixes): then it is unchanged. */
 int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family,
 			  const uint8_t *address, unsigned length, uint32_t owner);
-/* Removes the prefix if owner has it (or whoever has it, with WGF_OWNER_NONE). 0, -EINVAL, -ENOENT. */
+/* n prefixes, addresses as wgf_allowedips_lookup4_many takes them (or ..6_many), one after the other. 0; -EINVAL before
+ * anything changed: *at is the first whose length or owner is out of range; -ENOMEM, -ENOSPC: those before *at are in. */
+int wgf_allowedips_insert_many(struct wgf_allowedips *table, enum wgf_family family, const void *addresses,
+			       const uint8_t *lengths, const uint32_t *owners, size_t n, size_t *at);
+/* Removals never fail for want of memory: some is kept for them, and when it is used up they wait for readers to
+ * pass, so nobody removes from inside a reader.
+ * Removes the prefix if owner has it (or whoever has it, with WGF_OWNER_NONE). 0, -EINVAL, -ENOENT. */
 int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family,
 			  const uint8_t *address, unsigned length, uint32_t owner);
 /* All prefixes of one owner, in time proportional to their number. Returns how many there were. */
@@ -49,6 +56,16 @@ void wgf_allowedips_lookup4_many(struct wgf_allowedips *table, const uint32_t *a
 void wgf_allowedips_lookup6_many(struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
 				 uint32_t *owners);
 
+/* The same inside a reader of the caller's, as a batch of packets is. */
+void wgf_allowedips_batch4(const struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
+			   uint32_t *owners);
+void wgf_allowedips_batch6(const struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
+			   uint32_t *owners);
+
+/* Bytes for lookups and changes together, what waits for readers included; addresses that are only reserved are not. */
+size_t wgf_allowedips_memory(struct wgf_allowedips *table);
+/* What changes have cost so far, whatever the machine: nodes built and records looked at. */
+uint64_t wgf_allowedips_work(struct wgf_allowedips *table);
 size_t wgf_allowedips_count(struct wgf_allowedips *table);
 /* Copies out up to max prefixes of one owner, or of all (WGF_OWNER_NONE), IPv4 before IPv6, each
  * in order of address, then length; returns how many there are in all. max may be 0. */

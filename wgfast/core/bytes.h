@@ -63,6 +63,12 @@ static inline void wgf_store_be32(uint8_t *p, uint32_t v)
 	wgf_store_be16(p + 2, (uint16_t)v);
 }
 
+static inline void wgf_store_be64(uint8_t *p, uint64_t v)
+{
+	wgf_store_be32(p, (uint32_t)(v >> 32));
+	wgf_store_be32(p + 4, (uint32_t)v);
+}
+
 /* A wipe the optimiser may not drop. */
 static inline void wgf_wipe(void *p, size_t n)
 {

@@ -1,0 +1,380 @@
+/* A trie's nodes: painted from their records, compressed, copied, given back. */
+#include <string.h>
+
+#include "trie_build.h"
+
+static unsigned char *node_at(const struct wgf_trie *trie, uint32_t at)
+{
+	return trie->base + (size_t)at * WGF_UNIT;
+}
+
+static struct wgf_node4 *node4_at(const struct wgf_trie *trie, uint32_t at)
+{
+	return (struct wgf_node4 *)(void *)node_at(trie, at);
+}
+
+static struct wgf_node6 *node6_at(const struct wgf_trie *trie, uint32_t at)
+{
+	return (struct wgf_node6 *)(void *)node_at(trie, at);
+}
+
+static bool is_leaf(const struct wgf_trie *trie, uint32_t at)
+{
+	return trie->skips && node6_at(trie, at)->is & WGF_LEAF;
+}
+
+/* Bytes before the answers of a node at a depth. */
+static size_t header_of(const struct wgf_trie *trie, unsigned depth)
+{
+	if (trie->skips)
+		return WGF_HEADER6;
+	return depth > trie->bits ? WGF_HEADER4 : WGF_HEADER4_TABLE;
+}
+
+/* Its answers, one more byte because they are read four at a time, and below IPv4's table the list. */
+static uint32_t units_for(const struct wgf_trie *trie, unsigned answers, unsigned depth)
+{
+	size_t bytes = header_of(trie, depth) + 3 * (size_t)answers;
+	if (trie->skips)
+		return (uint32_t)(bytes / WGF_UNIT / WGF_LINE_UNITS + 1) * WGF_LINE_UNITS;
+	bytes = depth > trie->bits ? (bytes + 3) / 4 * 4 + 4 : bytes + 1;
+	return (uint32_t)((bytes + WGF_UNIT - 1) / WGF_UNIT);
+}
+
+static uint32_t units_of(const struct wgf_trie *trie, uint32_t at, unsigned depth)
+{
+	if (is_leaf(trie, at))
+		return WGF_LEAF_UNITS;
+	return units_for(trie, 1 + (unsigned)__builtin_popcountll(wgf_node_bitmap(trie, at)), depth);
+}
+
+static uint32_t *list_of(const struct wgf_trie *trie, uint32_t at, uint32_t units)
+{
+	if (trie->skips)
+		return &node6_at(trie, at)->list;
+	return (uint32_t *)(void *)(node_at(trie, at + units) - 4);
+}
+
+uint64_t wgf_node_bitmap(const struct wgf_trie *trie, uint32_t at)
+{
+	if (is_leaf(trie, at))
+		return 0;
+	return trie->skips ? node6_at(trie, at)->bitmap : node4_at(trie, at)->bitmap;
+}
+
+const unsigned char *wgf_node_answers(const struct wgf_trie *trie, uint32_t at, unsigned depth)
+{
+	return node_at(trie, at) + (is_leaf(trie, at) ? WGF_HEADER6_LEAF : header_of(trie, depth));
+}
+
+uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned depth)
+{
+	unsigned slot = wgf_key_slot(key, depth), index = wgf_answer_index(wgf_node_bitmap(trie, at), slot);
+	uint32_t answer = wgf_answer(wgf_node_answers(trie, at, depth), index);
+	if (answer < WGF_ANSWER_NODE || !trie->skips)
+		return answer;
+	struct wgf_key child = wgf_node_key(trie, answer - WGF_ANSWER_NODE);
+	return wgf_key_slot(child, depth) == slot ? answer : WGF_ANSWER_INHERIT;
+}
+
+uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at)
+{
+	return *list_of(trie, at, trie->skips ? 0 : units_of(trie, at, trie->bits + 1));
+}
+
+/* IPv4's nodes skip nothing: theirs is the one they are met at. */
+unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth)
+{
+	if (!trie->skips)
+		return depth;
+	unsigned bits = node6_at(trie, at)->is >> 24;
+	return is_leaf(trie, at) ? wgf_trie_home(trie, bits) : bits;
+}
+
+struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at)
+{
+	const uint8_t *key = node6_at(trie, at)->key;
+	return (struct wgf_key){wgf_load_be64(key), wgf_load_be64(key + 8)};
+}
+
+static uint32_t cover_of(const struct wgf_trie *trie, uint32_t at)
+{
+	return trie->skips ? node6_at(trie, at)->is & WGF_COVER : node4_at(trie, at)->cover;
+}
+
+static void set_cover(const struct wgf_trie *trie, uint32_t at, uint32_t cover)
+{
+	if (trie->skips)
+		node6_at(trie, at)->is = (node6_at(trie, at)->is & ~WGF_COVER) | cover;
+	else
+		node4_at(trie, at)->cover = cover;
+}
+
+/* ---- Pieces of one change ---- */
+
+static uint32_t take(struct wgf_change *change, uint32_t units)
+{
+	change->trie->prefixes->work++;
+	uint32_t at = change->failed ? 0 : wgf_nodepool_take(change->trie->pool, units, change->removal);
+	if (at)
+		change->fresh[change->fresh_count++] = (struct wgf_piece){at, units};
+	else
+		change->failed = true;
+	return at;
+}
+
+static bool is_fresh(const struct wgf_change *change, uint32_t at)
+{
+	for (uint32_t i = 0; i < change->fresh_count; i++)
+		if (change->fresh[i].at == at)
+			return true;
+	return false;
+}
+
+void wgf_change_drop(struct wgf_change *change, uint32_t at, unsigned depth)
+{
+	change->stale[change->stale_count++] = (struct wgf_piece){at, units_of(change->trie, at, depth)};
+}
+
+void wgf_change_done(struct wgf_change *change)
+{
+	for (uint32_t i = 0; i < change->stale_count; i++)
+		if (change->trie->shown)
+			wgf_nodepool_retire(change->trie->pool, change->stale[i].at, change->stale[i].units);
+		else
+			wgf_nodepool_give(change->trie->pool, change->stale[i].at, change->stale[i].units);
+}
+
+void wgf_change_undo(struct wgf_change *change)
+{
+	for (uint32_t i = 0; i < change->fresh_count; i++)
+		wgf_nodepool_give(change->trie->pool, change->fresh[i].at, change->fresh[i].units);
+}
+
+/* ---- Plans ---- */
+
+void wgf_plan_begin(struct wgf_plan *plan, struct wgf_key key, unsigned depth)
+{
+	memset(plan, 0, sizeof(*plan));
+	plan->key = wgf_key_masked(key, depth);
+	plan->depth = depth;
+	plan->cover = WGF_ANSWER_INHERIT;
+}
+
+void wgf_plan_put(struct wgf_plan *plan, unsigned slot, uint32_t child)
+{
+	plan->children -= plan->child[slot] != 0;
+	plan->children += child != 0;
+	plan->child[slot] = child;
+}
+
+/* key: of any address below the node. */
+void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t at, struct wgf_key key,
+		   unsigned depth)
+{
+	const unsigned char *answers = wgf_node_answers(trie, at, depth);
+	wgf_plan_begin(plan, key, depth);
+	if (depth > trie->bits)
+		plan->cover = cover_of(trie, at);
+	plan->list = depth > trie->bits ? wgf_node_list(trie, at) : trie->lists[wgf_trie_place(trie, key)];
+	unsigned slot = 0, index = 0;
+	for (uint64_t rest = wgf_node_bitmap(trie, at);; rest &= rest - 1) {
+		uint32_t answer = wgf_answer(answers, index++);
+		if (answer >= WGF_ANSWER_NODE)
+			wgf_plan_put(plan, slot, answer - WGF_ANSWER_NODE);
+		if (!rest)
+			break;
+		slot = (unsigned)__builtin_ctzll(rest);
+	}
+}
+
+/* ---- Nodes ---- */
+
+/* The records of the list that are of this node, over each other: those later in the list are longer or elsewhere.
+ * False: there are none. */
+static bool paint(const struct wgf_trie *trie, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+{
+	bool some = false;
+	for (unsigned slot = 0; slot < WGF_SLOTS; slot++)
+		answers[slot] = WGF_ANSWER_INHERIT;
+	for (uint32_t number = plan->list; number;) {
+		const struct wgf_record *record = wgf_prefixes_at(trie->prefixes, number);
+		unsigned length = wgf_record_length(record);
+		number = record->next;
+		trie->prefixes->work++;
+		if (length <= plan->depth) /* of the table's, in the list of the place where it begins */
+			continue;
+		unsigned first = wgf_key_slot(wgf_record_key(trie->prefixes, record), plan->depth);
+		unsigned end = first + (1u << (plan->depth + WGF_STRIDE - length));
+		for (unsigned slot = first; slot < end; slot++)
+			answers[slot] = wgf_record_owner(record);
+		some = true;
+	}
+	return some;
+}
+
+static void write_answers(unsigned char *to, const uint32_t *answers, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++, to += 3) {
+		to[0] = (unsigned char)answers[i];
+		to[1] = (unsigned char)(answers[i] >> 8);
+		to[2] = (unsigned char)(answers[i] >> 16);
+	}
+}
+
+static void begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned bits,
+			const struct wgf_plan *plan)
+{
+	struct wgf_node6 *node = node6_at(trie, at);
+	wgf_store_be64(node->key, key.high);
+	wgf_store_be64(node->key + 8, key.low);
+	node->is = plan->cover | (uint32_t)bits << 24;
+	node->list = plan->list;
+}
+
+static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+{
+	struct wgf_trie *trie = change->trie;
+	uint64_t bitmap = 0;
+	unsigned count = 1;
+	uint32_t last = answers[0];
+	for (unsigned slot = 1; slot < WGF_SLOTS; slot++) {
+		uint64_t differs = answers[slot] != last;
+		last = answers[slot];
+		bitmap |= differs << slot;
+		answers[count] = last; /* behind what is still to be read */
+		count += (unsigned)differs;
+	}
+	uint32_t units = units_for(trie, count, plan->depth), at = take(change, units);
+	if (!at)
+		return 0;
+	if (trie->skips) {
+		begin_node6(trie, at, plan->key, plan->depth, plan);
+		node6_at(trie, at)->bitmap = bitmap;
+	} else {
+		node4_at(trie, at)->bitmap = bitmap;
+		if (plan->depth > trie->bits) {
+			node4_at(trie, at)->cover = plan->cover;
+			*list_of(trie, at, units) = plan->list;
+		}
+	}
+	write_answers(node_at(trie, at) + header_of(trie, plan->depth), answers, count);
+	return at;
+}
+
+static uint32_t build_leaf(struct wgf_change *change, const struct wgf_plan *plan)
+{
+	struct wgf_trie *trie = change->trie;
+	const struct wgf_record *record = wgf_prefixes_at(trie->prefixes, plan->list);
+	uint32_t at = take(change, WGF_LEAF_UNITS), answer = wgf_record_owner(record);
+	if (!at)
+		return 0;
+	begin_node6(trie, at, wgf_record_key(trie->prefixes, record), wgf_record_length(record), plan);
+	node6_at(trie, at)->is |= WGF_LEAF;
+	node6_at(trie, at)->bitmap = 0;
+	write_answers(node_at(trie, at) + WGF_HEADER6_LEAF, &answer, 1);
+	return at;
+}
+
+uint32_t wgf_change_cover(struct wgf_change *change, uint32_t at, uint32_t cover, unsigned depth)
+{
+	struct wgf_trie *trie = change->trie;
+	if (cover_of(trie, at) == cover)
+		return at;
+	if (is_fresh(change, at)) {
+		set_cover(trie, at, cover);
+		return at;
+	}
+	uint32_t units = units_of(trie, at, depth), copy = take(change, units);
+	if (!copy)
+		return 0;
+	memcpy(node_at(trie, copy), node_at(trie, at), units * WGF_UNIT);
+	set_cover(trie, copy, cover);
+	wgf_change_drop(change, at, depth);
+	return copy;
+}
+
+/* In IPv6 a node finds out by itself whose addresses are not its own, and answers with its cover. So it may stand in the slots
+ * behind its own as well where they have that answer, which leaves nodes half as many. */
+static void spread_children(const struct wgf_trie *trie, uint32_t answers[WGF_SLOTS])
+{
+	uint32_t cover = 0;
+	for (unsigned slot = 0; slot + 1 < WGF_SLOTS; slot++) {
+		if (answers[slot] < WGF_ANSWER_NODE)
+			continue;
+		if (slot == 0 || answers[slot] != answers[slot - 1])
+			cover = cover_of(trie, answers[slot] - WGF_ANSWER_NODE);
+		if (answers[slot + 1] == cover)
+			answers[slot + 1] = answers[slot];
+	}
+}
+
+/* The children under the covers that the node's own prefixes give them, among its answers. */
+static void put_children(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+{
+	struct wgf_trie *trie = change->trie;
+	for (unsigned slot = 0; plan->children && slot < WGF_SLOTS; slot++) {
+		if (!plan->child[slot])
+			continue;
+		unsigned depth = wgf_node_depth(trie, plan->child[slot], plan->depth + WGF_STRIDE);
+		answers[slot] = WGF_ANSWER_NODE + wgf_change_cover(change, plan->child[slot], answers[slot], depth);
+	}
+	if (trie->skips && !change->failed)
+		spread_children(trie, answers);
+}
+
+static uint32_t only_child(struct wgf_change *change, const struct wgf_plan *plan)
+{
+	unsigned slot = 0;
+	while (!plan->child[slot])
+		slot++;
+	uint32_t child = plan->child[slot];
+	return wgf_change_cover(change, child, plan->cover, wgf_node_depth(change->trie, child, 0));
+}
+
+uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan)
+{
+	uint32_t answers[WGF_SLOTS];
+	bool some = paint(change->trie, plan, answers);
+	if (!some && plan->children == 0)
+		return 0;
+	if (!some && plan->children == 1 && change->trie->skips)
+		return only_child(change, plan);
+	if (plan->children == 0 && change->trie->skips && !wgf_prefixes_at(change->trie->prefixes, plan->list)->next)
+		return build_leaf(change, plan);
+	put_children(change, plan, answers);
+	return build(change, plan, answers);
+}
+
+/* Is one run of slots with the same owner all there is? */
+static bool one_run(const uint32_t answers[WGF_SLOTS], unsigned *first, unsigned *follow)
+{
+	unsigned slot = 0, end;
+	while (answers[slot] == WGF_ANSWER_INHERIT)
+		slot++;
+	for (end = slot + 1; end < WGF_SLOTS && answers[end] == answers[slot];)
+		end++;
+	*first = slot;
+	*follow = end - slot - 1;
+	while (end < WGF_SLOTS && answers[end] == WGF_ANSWER_INHERIT)
+		end++;
+	return end == WGF_SLOTS;
+}
+
+uint64_t wgf_change_enter(struct wgf_change *change, struct wgf_plan *plan, uint32_t outside)
+{
+	uint32_t answers[WGF_SLOTS], at;
+	unsigned first, follow;
+	bool some = paint(change->trie, plan, answers);
+	if (!some && plan->children == 0)
+		return wgf_entry_empty(outside);
+	if (some && plan->children == 0 && one_run(answers, &first, &follow))
+		return wgf_entry(answers[first], outside, first, follow);
+	if (!some && plan->children == 1 && change->trie->skips) {
+		at = only_child(change, plan);
+	} else {
+		put_children(change, plan, answers);
+		at = build(change, plan, answers);
+	}
+	return wgf_entry(WGF_ANSWER_NODE + at, outside, 0, WGF_SLOTS - 1);
+}

@@ -1,0 +1,63 @@
+/* Building a trie's nodes: for trie.c alone. */
+#ifndef WGF_TRIE_BUILD_H
+#define WGF_TRIE_BUILD_H
+
+#include "trie.h"
+
+/* No change makes or replaces more: a node on each of the 21 levels, twice where one is copied to be covered
+ * anew, and the children of one. */
+#define WGF_CHANGE_PIECES 128u
+
+/* One change on its way: what was built for it and what it replaces. */
+struct wgf_change {
+	struct wgf_trie *trie;
+	bool removal; /* may use the spare memory */
+	bool failed;  /* out of memory: what comes out is worthless */
+	uint32_t fresh_count, stale_count;
+	struct wgf_piece {
+		uint32_t at, units;
+	} fresh[WGF_CHANGE_PIECES], stale[WGF_CHANGE_PIECES];
+};
+
+/* A node before it is built, or taken apart again. */
+struct wgf_plan {
+	struct wgf_key key;
+	unsigned depth;
+	uint32_t cover;    /* an owner or INHERIT */
+	uint32_t list;     /* the first of its records */
+	unsigned children;
+	uint32_t child[WGF_SLOTS]; /* by slot: a node, or 0 */
+};
+
+void wgf_plan_begin(struct wgf_plan *plan, struct wgf_key key, unsigned depth);
+void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t at, struct wgf_key key,
+		   unsigned depth);
+void wgf_plan_put(struct wgf_plan *plan, unsigned slot, uint32_t child); /* 0: takes it out */
+
+/* The node of a plan, or what can stand in for it: its only child, or, as 0, nothing at all. */
+uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan);
+/* The same at the table's level, as an entry, `outside` its cover. */
+uint64_t wgf_change_enter(struct wgf_change *change, struct wgf_plan *plan, uint32_t outside);
+/* The same node under another cover; a copy, unless no reader has seen it. */
+uint32_t wgf_change_cover(struct wgf_change *change, uint32_t at, uint32_t cover, unsigned depth);
+void wgf_change_drop(struct wgf_change *change, uint32_t at, unsigned depth); /* it is replaced */
+void wgf_change_done(struct wgf_change *change);
+void wgf_change_undo(struct wgf_change *change);
+
+/* ---- A node, whichever family's. depth: that it is met at, which decides nothing in IPv6. ---- */
+
+uint64_t wgf_node_bitmap(const struct wgf_trie *trie, uint32_t at);
+/* What it says of the key's slot, unless that is a node which belongs to an earlier one. */
+uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned depth);
+const unsigned char *wgf_node_answers(const struct wgf_trie *trie, uint32_t at, unsigned depth);
+uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at); /* if below the table's level */
+unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth); /* its own, where its slots begin */
+struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at); /* IPv6's */
+
+/* The depth of the node that a prefix longer than the table's bits belongs to. */
+static inline unsigned wgf_trie_home(const struct wgf_trie *trie, unsigned length)
+{
+	return trie->bits + (length - trie->bits - 1) / WGF_STRIDE * WGF_STRIDE;
+}
+
+#endif
