@@ -161,6 +161,123 @@ def test_large_table_in_one_call() -> None:
         assert found == expected, ipaddress.IPv4Address(address)
 
 
+def arrays_of(
+    prefixes: list[tuple[Network, int]], version: int
+) -> tuple[NDArray[Any], NDArray[np.uint8], NDArray[np.uint32]]:
+    mine = [(prefix, value) for prefix, value in prefixes if prefix.version == version]
+    four, six = as_arrays([prefix.network_address for prefix, _ in mine])
+    lengths = np.array([prefix.prefixlen for prefix, _ in mine], np.uint8)
+    return four if version == 4 else six, lengths, np.array([value for _, value in mine], np.uint32)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(prefixes(), VALUES, max_size=40))
+def test_whole_arrays_are_inserted_like_one_by_one(mapping: dict[Network, int]) -> None:
+    oracle, table = Oracle(), AllowedIPs()
+    oracle.prefixes = mapping
+    for version in (4, 6):
+        table.insert_many(*arrays_of(list(mapping.items()), version))
+    assert list(table.items()) == oracle.items()
+    assert list(table.dump()) == [f"{prefix} {value}" for prefix, value in oracle.items()]
+    check_lookups(table, oracle, [address for prefix in mapping for address in edges(prefix)])
+
+
+@pytest.mark.parametrize(
+    ("addresses", "length", "value", "message"),
+    [
+        (np.zeros(3, np.uint32), 33, 0, r"lengths\[1\]: 33: expected 0 to 32"),
+        (np.zeros((3, 16), np.uint8), 129, 0, r"lengths\[1\]: 129: expected 0 to 128"),
+        (np.zeros(3, np.uint32), 8, 1 << 20, r"owners\[1\]: 1048576: expected 0 to 1048575"),
+    ],
+)
+def test_one_bad_prefix_and_none_is_inserted(
+    addresses: NDArray[Any], length: int, value: int, message: str
+) -> None:
+    table = AllowedIPs()
+    lengths, values = np.array([1, length, 2], np.uint8), np.array([0, value, 0], np.uint32)
+    with pytest.raises(ValueError, match=message):
+        table.insert_many(addresses, lengths, values)
+    with pytest.raises(wgfast.BatchError, match="lengths: "):
+        table.insert_many(addresses, lengths[:2], values)
+    assert len(table) == 0
+
+
+def test_memory_follows_the_prefixes() -> None:
+    table = AllowedIPs()
+    empty = table.memory
+    table.insert("10.0.0.1/32", 0)
+    table.insert("fd00::1/128", 0)
+    assert empty < table.memory < 65536
+    rng = generator("test_memory_follows_the_prefixes")
+    addresses = rng.integers(0, 1 << 32, 100_000).astype(np.uint32)
+    table.insert_many(addresses, np.full(100_000, 24, np.uint8), np.ones(100_000, np.uint32))
+    assert table.memory < 12 << 20
+    table.remove_value(0)
+    table.remove_value(1)
+    assert table.memory == empty
+
+
+def chain(address: Address) -> list[Network]:
+    """Every prefix of an address: 33 or 129 of them, each inside the one before."""
+    return [
+        ipaddress.ip_network((address, length), strict=False) for length in range(address.max_prefixlen + 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    "address", ["203.0.113.77", "255.255.255.255", "2001:db8:5555:aaaa:5555:aaaa:5555:aaaa"]
+)
+def test_chains_of_all_lengths(address: str) -> None:
+    nested = chain(ipaddress.ip_address(address))
+    rng = generator("test_chains_of_all_lengths")
+    oracle, table = Oracle(), AllowedIPs()
+    at_edges = [edge for prefix in nested for edge in edges(prefix)]
+    for place in rng.permutation(len(nested)).tolist():
+        table.insert(nested[place], place)
+        oracle.prefixes[nested[place]] = place
+    check_lookups(table, oracle, at_edges)
+    for place in rng.permutation(len(nested)).tolist():
+        assert table.remove(nested[place])
+        del oracle.prefixes[nested[place]]
+        if place % 8 == 0:
+            check_lookups(table, oracle, at_edges)
+    assert len(table) == 0
+
+
+class LargeMachine(TableMachine):
+    """The same, with so many prefixes elsewhere that the table takes its large form."""
+
+    ELSEWHERE = 700
+
+    def __init__(self) -> None:
+        super().__init__()
+        count = np.arange(self.ELSEWHERE, dtype=np.uint32)
+        values = np.full(self.ELSEWHERE, 99, np.uint32)
+        self.table.insert_many(
+            np.uint32(0xC0000000) + count * 65536, np.full(self.ELSEWHERE, 20, np.uint8), values
+        )
+        addresses = np.zeros((self.ELSEWHERE, 16), np.uint8)
+        addresses[:, 0], addresses[:, 2], addresses[:, 3] = 0x3F, count >> 8, count & 255
+        self.table.insert_many(addresses, np.full(self.ELSEWHERE, 40, np.uint8), values)
+        self.oracle.prefixes.update({prefix: 99 for prefix, value in self.table.items() if value == 99})
+
+    @invariant()
+    def same(self) -> None:
+        assert len(self.table) == len(self.oracle.prefixes)
+        near = [prefix for prefix, value in self.oracle.prefixes.items() if value != 99]
+        self.check([address for prefix in near for address in edges(prefix)])
+
+    def check(self, addresses: list[Address]) -> None:
+        """Batches of 64 too, which take another way than few addresses do."""
+        check_lookups(self.table, self.oracle, addresses * (1 + 70 // max(1, len(addresses))))
+
+
+LargeMachine.TestCase.settings = settings(
+    max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+TestLargeTable = LargeMachine.TestCase
+
+
 def test_strings_addresses_and_host_bits() -> None:
     table = AllowedIPs()
     table.insert("10.1.2.3/8", 1)
