@@ -43,8 +43,11 @@ static unsigned char *reserve(size_t bytes)
 		munmap(from, before);
 	if (before < HUGE_PAGE)
 		munmap(from + before + bytes, HUGE_PAGE - before);
-	madvise(from + before, bytes, MADV_HUGEPAGE); /* a lookup misses the translations too */
-	return from + before;
+	from += before;
+	/* A lookup misses translations too. The first nodes go without, for there may be only few. */
+	madvise(from, HUGE_PAGE, MADV_HUGEPAGE);
+	madvise(from + 2 * (size_t)HUGE_PAGE, bytes - 2 * (size_t)HUGE_PAGE, MADV_HUGEPAGE);
+	return from;
 }
 
 /* Where addresses are limited (RLIMIT_AS), fewer units will do. */
