@@ -216,16 +216,27 @@ static void fill_bucket(struct bucket *bucket, uint64_t rate, uint64_t burst, ui
 		bucket->burst = tokens > least ? tokens : least;
 }
 
-/* The credit is such that the level stays: it is the burst less what the word is above the credit. */
+/* Its tokens at that time, if the word is `taken` then. */
+static uint64_t level_of(const struct bucket *bucket, uint64_t taken, uint64_t now)
+{
+	uint64_t debt = taken - credit_at(bucket, now);
+	if (debt > INT64_MAX)
+		debt = 0;
+	return debt < bucket->burst ? bucket->burst - debt : 0;
+}
+
+/* The word stays; the credit is such that the tokens stay as well. What others take meanwhile is taken from these. */
 static void carry_on(struct bucket *bucket, const struct bucket *before, _Atomic uint64_t *word, uint64_t now)
 {
-	bucket->since = now;
-	if (!before || !before->rate)
-		bucket->base = atomic_load_explicit(word, memory_order_relaxed);
-	else if (before->rate == bucket->rate && before->burst == bucket->burst)
+	uint64_t taken = atomic_load_explicit(word, memory_order_relaxed), level = bucket->burst;
+	if (before && before->rate == bucket->rate && before->burst == bucket->burst) {
 		*bucket = *before;
-	else
-		bucket->base = credit_at(before, now) + before->burst - bucket->burst;
+		return;
+	}
+	if (before && before->rate && level_of(before, taken, now) < level)
+		level = level_of(before, taken, now);
+	bucket->base = taken - (bucket->burst - level);
+	bucket->since = now;
 }
 
 static void fill_way(struct wgf_limiter *limiter, const struct wgf_limiter *before, enum wgf_way way, uint64_t now)
