@@ -62,7 +62,6 @@ class PeerStatistics:
     received_packets: int = 0
     staged: int = 0  # packets that wait for a session
     endpoint_host: str | None = None  # NAME:PORT, which the daemon resolves again when need be
-    limits: dict[str, int] = field(default_factory=dict)  # by name (limits.py), those that are set
 
 
 @dataclass(slots=True)

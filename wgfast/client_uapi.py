@@ -367,5 +367,3 @@ def _read_peer_statistic(peer: PeerStatistics, key: str, value: str) -> None:
         peer.endpoint_host = value or None
     elif key in ("sent_packets", "received_packets", "staged"):
         setattr(peer, key, _number(value, _U64))
-    elif key in limits.NAMES:
-        peer.limits[key] = _number(value, _U64)

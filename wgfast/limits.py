@@ -78,14 +78,11 @@ def is_used(name: str) -> bool:
     return name.endswith("_used")
 
 
-def shown(values: Mapping[str, int]) -> dict[str, int]:
-    """Those that are set, and what is used of a quota, in the order of NAMES."""
-    kept = {}
-    for name in NAMES:
-        value = values.get(name, 0)
-        if value or (is_used(name) and values.get(name.replace("_used", "_quota"))):
-            kept[name] = value
-    return kept
+def shown(values: Sequence[int]) -> dict[str, int]:
+    """Those that are set, and what is used of a quota, by name; `values` is in the order of NAMES."""
+    known = dict(zip(NAMES, values, strict=True))
+    quotas = {name.replace("_quota", "_used") for name in NAMES if name.endswith("_quota") and known[name]}
+    return {name: value for name, value in known.items() if value or name in quotas}
 
 
 # ---- for people ----

@@ -395,8 +395,9 @@ def _peer_statistics(device: Device, handle: int) -> str:
     info = device.core.peer_info(handle)
     host = device.names.of(handle)
     named = f"endpoint_host={host}\n" if host else ""
-    values = dict(zip(limits.NAMES, device.core.peer_limits(handle), strict=True))
-    limited = "".join(f"{name}={value}\n" for name, value in limits.shown(values).items())
+    values = device.core.peer_limits(handle)
+    known = limits.shown(values) if any(values) else {}
+    limited = "".join(f"{name}={value}\n" for name, value in known.items())
     return (
         f"public_key={info.public_key.hex()}\n"
         f"sent_packets={info.sent_packets}\n"
