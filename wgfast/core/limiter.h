@@ -22,7 +22,7 @@
  *   Several threads: what is refused by a second limit because another thread was faster in between has been
  *     charged to the first. Never the other way round.
  *   Staged packets are charged when they leave, not while they wait.
- *   What passed here is charged even if the system then does not take it.
+ *   What passed here is charged even if the system then does not take it, or the session has no counter left for it.
  *   Bursts: 0 stands for a tenth of a second at the rate, but at least WGF_LIMIT_BURST_BYTES, which is the
  *     largest packet or a whole super-packet, or WGF_LIMIT_BURST_PACKETS. A packet larger than the burst never passes.
  *   A limited packet that was received is authentic and new: it counts for timers and roaming. Its sender is alive
