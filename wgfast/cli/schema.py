@@ -30,8 +30,7 @@ PEER
     received_bytes        integer, since the peer was added, as all counters
     sent_bytes            integer
     persistent_keepalive  integer, seconds, 0: off
-    limits                object, name (send_rate and so on: wgfast.limits) to integer, those that are set
-                          and what is used of a quota; only if it has any
+    limits                object, name (wgfast.limits) to integer, those that are set; only if there are any
     received_packets      integer; only if it is wgfast's, as the next two
     sent_packets          integer
     staged                integer, packets that wait for a session
