@@ -22,8 +22,8 @@ _POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of inner packets, to the peer (send) and from it (receive). 0: no limit. `rate`: bits a second, and
-    `burst`: how many bytes at once; 0 is a tenth of a second, at least 64 KiB. `packet_rate`: packets a
-    second, and `packet_burst`: how many at once; 0 is a tenth of a second, at least 64. `quota`: bytes in
+    `burst`: how many bytes at once; 0 is a quarter of a second, at least 64 KiB. `packet_rate`: packets a
+    second, and `packet_burst`: how many at once; 0 is a quarter of a second, at least 64. `quota`: bytes in
     all. A packet larger than the burst never passes."""
 
     send_rate: int = 0

@@ -67,7 +67,7 @@ static void oracle_fill(struct oracle_bucket *bucket, uint64_t now)
 static void oracle_set(struct oracle_bucket *bucket, uint64_t rate, uint64_t burst, uint64_t per, uint64_t least, uint64_t now)
 {
 	if (!burst)
-		burst = rate / (per / WGF_SECOND) / 10 > least ? rate / (per / WGF_SECOND) / 10 : least;
+		burst = rate / (per / WGF_SECOND) / 4 > least ? rate / (per / WGF_SECOND) / 4 : least;
 	if (rate == bucket->rate && burst == bucket->burst)
 		return;
 	if (bucket->rate)

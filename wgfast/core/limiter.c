@@ -9,7 +9,7 @@
 #include "device.h"
 
 #define LIMITS_OF_A_WAY ((uint32_t)(WGF_LIMIT_COUNT / WGF_WAYS))
-#define AUTOMATIC 10u /* a burst that is not given is this part of a second */
+#define AUTOMATIC 4u /* a burst that is not given is this part of a second */
 
 _Static_assert((int)WGF_LIMIT_RECEIVE_RATE == (int)WGF_LIMIT_COUNT / WGF_WAYS, "both directions have the same limits");
 _Static_assert(WGF_LIMIT_BURST_BYTES >= WGF_MTU_MAX, "by itself every packet fits");

@@ -23,8 +23,10 @@
  *     charged to the first. Never the other way round.
  *   Staged packets are charged when they leave, not while they wait.
  *   What passed here is charged even if the system then does not take it, or the session has no counter left for it.
- *   Bursts: 0 stands for a tenth of a second at the rate, but at least WGF_LIMIT_BURST_BYTES, which is the
- *     largest packet or a whole super-packet, or WGF_LIMIT_BURST_PACKETS. A packet larger than the burst never passes.
+ *   Bursts: 0 stands for a quarter of a second at the rate, but at least WGF_LIMIT_BURST_BYTES, which is the largest
+ *     packet or a whole super-packet, or WGF_LIMIT_BURST_PACKETS. That is longer than a TCP that has lost the end of
+ *     what it sent is silent (200 ms at least, in Linux): with a bucket that is full before it goes on, a stream was
+ *     left with half of the rate. A packet larger than the burst never passes.
  *   A limited packet that was received is authentic and new: it counts for timers and roaming. Its sender is alive
  *     and has the keys; were it ignored, a peer that only says too much would be taken for a dead one, and
  *     handshakes, which are never limited, would take the place of its data.
