@@ -459,7 +459,8 @@ def test_the_schema_names_every_name() -> None:
         for line in (schema.__doc__ or "").splitlines()
         if line.startswith("    ") and line.strip()
     }
-    state = client.DeviceState("wg0", peers=[client.PeerState(KEYS[0], extra={"endpoint_host": "a.b:5"})])
+    peer = client.PeerState(KEYS[0], limits={"send_rate": 1}, extra={"endpoint_host": "a.b:5"})
+    state = client.DeviceState("wg0", peers=[peer])
     statistics = parse_statistics([("public_key", KEYS[0].hex())])
     shown = schema.interface_object(state, statistics, secrets=True, names={KEYS[0]: "laptop"})
     printed = {*shown, *shown["peers"][0], *shown["wgfast"]}

@@ -25,7 +25,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from wgfast import Device, _core, generate_private_key, metrics
+from wgfast import Device, Limits, _core, generate_private_key, metrics
 from wgfast.cli.metrics import metrics_command
 from wgfast.metrics import Collector, parse_listen
 
@@ -154,6 +154,7 @@ def test_private_and_preshared_keys_are_in_no_metric(pair: tuple[Device, Device]
 
 def test_names_and_units_are_by_the_conventions(pair: tuple[Device, Device]) -> None:
     """https://prometheus.io/docs/practices/naming/, and OpenMetrics, whose parser is the strict one."""
+    pair[0].peer(str(pair[1].public_key)).limits = Limits(send_quota=10**9)
     registry = CollectorRegistry()
     registry.register(Collector(pair, endpoint=True))
     families = list(parse_openmetrics(generate_openmetrics(registry).decode()))

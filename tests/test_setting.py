@@ -56,8 +56,13 @@ NAMES = [
     "private_key", "listen_port", "fwmark", "replace_peers", "public_key", "remove", "update_only",
     "preshared_key", "endpoint", "endpoint_host", "persistent_keepalive_interval", "replace_allowed_ips",
     "allowed_ip",
-    "protocol_version", "nonsense", "",
+    "protocol_version", "nonsense", "", *_core.LIMIT_NAMES,
 ]  # fmt: skip
+# Around what limits can be.
+NUMBERS = [
+    *("0", "7", "0007", "1000000000", "1000000001", "1000000000000", "1000000000001", "1000000000000000000"),
+    *("1000000000000000001", "18446744073709551615", "18446744073709551616", "9" * 40, "0" * 40 + "1"),
+]
 
 
 def values(name: str) -> st.SearchStrategy[str]:
@@ -67,6 +72,7 @@ def values(name: str) -> st.SearchStrategy[str]:
         "endpoint": HOSTS, "allowed_ip": PREFIXES,
         "endpoint_host": ["a.example:7", ""], "protocol_version": ["1"], "listen_port": ["1", "051", "65535"],
         "fwmark": ["0", "4294967295"], "persistent_keepalive_interval": ["0", "25", "65535"],
+        **dict.fromkeys(_core.LIMIT_NAMES, NUMBERS),
     }.get(name, ["true"])  # fmt: skip
     sign = st.sampled_from(["", "-"]) if name == "allowed_ip" else st.just("")
     odd = st.lists(st.sampled_from(WORDS), max_size=3).map("".join) | st.text(max_size=9)

@@ -25,7 +25,7 @@ def outcome(text: bytes) -> SetRequest | tuple[int, str]:
 
 
 def check_block(changes: Changes, i: int, block: PeerBlock) -> None:
-    key, said, psk, endpoint, keepalive, prefixes = changes.setting.peer(i)
+    key, said, psk, endpoint, keepalive, prefixes, limits = changes.setting.peer(i)
     assert key == block.public_key
     assert bool(said & _core.SAID_REMOVE) == block.remove
     assert bool(said & _core.SAID_UPDATE_ONLY) == block.update_only
@@ -34,6 +34,7 @@ def check_block(changes: Changes, i: int, block: PeerBlock) -> None:
     assert (endpoint if said & _core.SAID_ENDPOINT else None) == block.endpoint
     assert (keepalive if said & _core.SAID_KEEPALIVE else None) == block.persistent_keepalive
     assert (changes.hosts.get(i) if said & _core.SAID_HOST else None) == block.endpoint_host
+    assert (limits if said & _core.SAID_LIMITS else None) == block.limits
     said_of = {(family, address, length): not away for family, address, length, away in prefixes}
     assert said_of == block.allowed_ips
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         generate_private_key,
         public_key,
     )
+    from .limits import Limits, Usage
     from .peer import Peer, PeerStats
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "ForkedError",
     "InterfaceError",
     "Key",
+    "Limits",
     "News",
     "Peer",
     "PeerRemovedError",
@@ -64,6 +66,7 @@ __all__ = [
     "PrivateKey",
     "PublicKey",
     "ReplayWindow",
+    "Usage",
     "WgfastError",
     "__version__",
     "generate_preshared_key",
@@ -101,6 +104,7 @@ _HOMES = {
         "generate_private_key",
         "public_key",
     ),
+    "limits": ("Limits", "Usage"),
     "peer": ("Peer", "PeerStats"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

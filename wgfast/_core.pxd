@@ -241,6 +241,18 @@ cdef extern from "core/wgfast.h" nogil:
     void wgf_handshake_split(wgf_handshake *hs, uint8_t *first, uint8_t *second)
     void wgf_handshake_wipe(wgf_handshake *hs)
 
+    # limiter.h
+    enum:
+        WGF_LIMIT_COUNT
+        WGF_LIMITS_ALL
+
+    struct wgf_limits:
+        uint64_t *value
+        uint32_t said
+
+    const char *wgf_limit_name(uint32_t limit)
+    uint64_t wgf_limit_most(uint32_t limit)
+
     # wgfast.h: the device
     struct wgf_device:
         pass
@@ -312,6 +324,8 @@ cdef extern from "core/wgfast.h" nogil:
     int wgf_peer_set_endpoint(wgf_device *device, uint64_t handle, const wgf_endpoint *endpoint)
     int wgf_peer_clear_source(wgf_device *device, uint64_t handle)
     int wgf_peer_set_persistent_keepalive(wgf_device *device, uint64_t handle, uint16_t seconds, uint64_t now)
+    int wgf_peer_set_limits(wgf_device *device, uint64_t handle, const wgf_limits *limits, uint64_t now)
+    int wgf_peer_limits(wgf_device *device, uint64_t handle, wgf_limits *limits)
     int wgf_peer_allow(wgf_device *device, uint64_t handle, int family, const uint8_t *address, unsigned length)
     int wgf_peer_disallow(wgf_device *device, uint64_t handle, int family, const uint8_t *address, unsigned length)
     int wgf_peer_disallow_all(wgf_device *device, uint64_t handle)
@@ -384,6 +398,7 @@ cdef extern from "core/setting.h" nogil:
         WGF_SAID_KEEPALIVE
         WGF_SAID_REPLACE
         WGF_SAID_HOST
+        WGF_SAID_LIMITS
         WGF_SAID_PRIVATE_KEY
         WGF_SAID_LISTEN_PORT
         WGF_SAID_FWMARK
@@ -407,6 +422,7 @@ cdef extern from "core/setting.h" nogil:
         uint32_t scope
         uint32_t first
         uint32_t count
+        uint32_t limits
         uint16_t port
         uint16_t keepalive
         uint8_t family
@@ -424,6 +440,7 @@ cdef extern from "core/setting.h" nogil:
         uint8_t said
         wgf_setting_peer *peers
         wgf_setting_prefix *prefixes
+        wgf_limits *limits
         wgf_setting_host *hosts
         size_t peers_n
         size_t prefixes_n
@@ -449,6 +466,7 @@ cdef extern from "core/setting.h" nogil:
     int wgf_setting_add_prefix(
         wgf_setting *setting, uint8_t family, const uint8_t *address, unsigned length, bint away
     )
+    int wgf_setting_add_limit(wgf_setting *setting, uint32_t limit, uint64_t value)
     int wgf_setting_end_peer(wgf_setting *setting)
     int wgf_setting_parse(wgf_setting *setting, const char *text, size_t size, wgf_setting_fault *fault)
     int wgf_setting_check(wgf_device *device, const wgf_setting *setting, uint64_t *peers)

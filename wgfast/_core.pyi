@@ -38,6 +38,8 @@ STATUS_STAGED: Final[int]
 STATUS_CONSUMED: Final[int]
 DROP_NAMES: Final[tuple[str, ...]]  # in the order of the counters; a status below len() is one of these
 DROP_TEXTS: Final[tuple[str, ...]]
+LIMIT_NAMES: Final[tuple[str, ...]]
+LIMIT_MOSTS: Final[tuple[int, ...]]
 OFFLOAD_NAMES: Final[tuple[str, ...]]
 OFFLOAD_TEXTS: Final[tuple[str, ...]]
 OFFLOAD_STATES: Final[tuple[str, ...]]
@@ -62,6 +64,7 @@ SAID_ENDPOINT: Final[int]
 SAID_KEEPALIVE: Final[int]
 SAID_REPLACE: Final[int]
 SAID_HOST: Final[int]
+SAID_LIMITS: Final[int]
 NEWS_REMOVED: Final[int]
 NEWS_PSK: Final[int]
 NEWS_ENDPOINT: Final[int]
@@ -235,10 +238,15 @@ class Setting:
         """(number of the peer, value) of each endpoint_host line before the fault; nothing is known of the values."""
     @staticmethod
     def of(
-        peers: list[tuple[bytes, int, bytes | None, Endpoint | None, int, list[tuple[int, bytes, int]]]],
+        peers: list[
+            tuple[
+                bytes, int, bytes | None, Endpoint | None, int, list[tuple[int, bytes, int]], dict[str, int]
+            ]
+        ],
         replace: bool,
     ) -> Setting:
-        """From (public key, SAID_... bits, psk, endpoint, keepalive, prefixes) of each. `replace`: other peers go."""
+        """From (public key, SAID_... bits, psk, endpoint, keepalive, prefixes, limits by name) of each; SAID_LIMITS
+        follows from the last. `replace`: other peers go."""
     @property
     def private_key(self) -> bytes | None:
         """None: not mentioned, as below. Zeros: none."""
@@ -251,7 +259,7 @@ class Setting:
     def __len__(self) -> int: ...
     def peer(
         self, i: int
-    ) -> tuple[bytes, int, bytes, Endpoint | None, int, list[tuple[int, bytes, int, bool]]]:
+    ) -> tuple[bytes, int, bytes, Endpoint | None, int, list[tuple[int, bytes, int, bool]], dict[str, int]]:
         """What is said of the i-th peer, as in `of`, and of each prefix whether it is taken away. For tests."""
 
 class SettingPlan:
@@ -317,6 +325,10 @@ class Core:
     def peer_set_endpoint(self, peer: int, endpoint: Endpoint | None) -> None: ...
     def peer_clear_source(self, peer: int) -> None: ...
     def peer_set_persistent_keepalive(self, peer: int, seconds: int, now: int) -> None: ...
+    def peer_set_limits(self, peer: int, limits: dict[str, int], now: int) -> None:
+        """By name (LIMIT_NAMES); the others stay."""
+    def peer_limits(self, peer: int) -> tuple[int, ...]:
+        """In the order of LIMIT_NAMES; 0: none."""
     def peer_allow(self, peer: int, family: int, address: bytes, length: int) -> None: ...
     def peer_allow_many(self, peer: int, prefixes: list[tuple[int, bytes, int]]) -> None: ...
     def peer_disallow(self, peer: int, family: int, address: bytes, length: int) -> bool:

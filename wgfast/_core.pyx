@@ -51,6 +51,8 @@ DROP_TEXTS = tuple([wgf_drop_text(reason).decode() for reason in range(WGF_DROP_
 OFFLOAD_NAMES = tuple([wgf_offload_name(offload).decode() for offload in range(WGF_OFFLOAD_COUNT)])
 OFFLOAD_TEXTS = tuple([wgf_offload_text(offload).decode() for offload in range(WGF_OFFLOAD_COUNT)])
 OFFLOAD_STATES = ("untried", "in use", "switched off", "absent", "given up")  # enum wgf_offload_state
+LIMIT_NAMES = tuple([wgf_limit_name(limit).decode() for limit in range(WGF_LIMIT_COUNT)])
+LIMIT_MOSTS = tuple([wgf_limit_most(limit) for limit in range(WGF_LIMIT_COUNT)])
 DEBT_RETRANSMIT = WGF_DEBT_RETRANSMIT
 DEBT_KEEPALIVE = WGF_DEBT_KEEPALIVE
 DEBT_NEW_HANDSHAKE = WGF_DEBT_NEW_HANDSHAKE
@@ -72,6 +74,7 @@ SAID_ENDPOINT = WGF_SAID_ENDPOINT
 SAID_KEEPALIVE = WGF_SAID_KEEPALIVE
 SAID_REPLACE = WGF_SAID_REPLACE
 SAID_HOST = WGF_SAID_HOST
+SAID_LIMITS = WGF_SAID_LIMITS
 NEWS_REMOVED = WGF_NEWS_REMOVED
 NEWS_PSK = WGF_NEWS_PSK
 NEWS_ENDPOINT = WGF_NEWS_ENDPOINT
@@ -1315,6 +1318,31 @@ cdef class Core(Fixed):
             result = wgf_peer_set_persistent_keepalive(self.device, peer, seconds, now)
         self.leave(result)
 
+    def peer_set_limits(self, uint64_t peer, dict limits, uint64_t now):
+        """By name (LIMIT_NAMES); the others stay."""
+        cdef wgf_limits said
+        cdef uint32_t limit
+        cdef int result
+        memset(&said, 0, sizeof(said))
+        for name, value in limits.items():
+            limit = LIMIT_NAMES.index(name)
+            said.value[limit] = value
+            said.said |= <uint32_t>1 << limit
+        self.enter()
+        with nogil:
+            result = wgf_peer_set_limits(self.device, peer, &said, now)
+        self.leave(result)
+
+    def peer_limits(self, uint64_t peer):
+        """In the order of LIMIT_NAMES; 0: none."""
+        cdef wgf_limits found
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_peer_limits(self.device, peer, &found)
+        self.leave(result)
+        return tuple([found.value[i] for i in range(WGF_LIMIT_COUNT)])
+
     def peer_allow(self, uint64_t peer, int family, bytes address, unsigned length):
         """The prefix is this peer's from now on, whoever had it."""
         cdef const uint8_t *a = address_of(family, address, length)
@@ -1730,16 +1758,16 @@ cdef class Setting(Fixed):
 
     @staticmethod
     def of(list peers, bint replace):
-        """From [(public key, bits SAID_..., psk, endpoint, keepalive, [(family, address, length)])]. `replace`: peers that
-        are not mentioned go."""
+        """From [(public key, bits SAID_..., psk, endpoint, keepalive, [(family, address, length)], {name of a limit: value})].
+        `replace`: peers that are not mentioned go."""
         cdef Setting made = Setting()
         if replace:
             made.setting.said |= WGF_SAID_REPLACE_PEERS
-        for public_key, said, psk, endpoint, keepalive, prefixes in peers:
-            made.add(public_key, said, psk, endpoint, keepalive, prefixes)
+        for public_key, said, psk, endpoint, keepalive, prefixes, limits in peers:
+            made.add(public_key, said, psk, endpoint, keepalive, prefixes, limits)
         return made
 
-    cdef add(self, public_key, uint8_t said, psk, endpoint, uint16_t keepalive, list prefixes):
+    cdef add(self, public_key, uint8_t said, psk, endpoint, uint16_t keepalive, list prefixes, dict limits):
         cdef Array key = bytes_of(public_key, "public_key", WGF_KEY_SIZE)
         cdef Array secret
         cdef wgf_endpoint where
@@ -1756,6 +1784,8 @@ cdef class Setting(Fixed):
             peer.scope, peer.port, peer.family = where.scope, where.port, where.family
         for family, address, length in prefixes:
             check(wgf_setting_add_prefix(self.setting, family, address_of(family, address, length), length, False))
+        for name, value in limits.items():
+            check(wgf_setting_add_limit(self.setting, LIMIT_NAMES.index(name), value))
 
     @property
     def private_key(self):
@@ -1780,6 +1810,7 @@ cdef class Setting(Fixed):
 
     def peer(self, size_t i):
         """What is said of the i-th peer, as in `of`, and of each prefix whether it is taken away."""
+        cdef wgf_limits *limits
         if i >= self.setting.peers_n:
             raise IndexError(f"{i}: {self.setting.peers_n} peers are mentioned")
         cdef wgf_setting_peer *peer = &self.setting.peers[i]
@@ -1793,7 +1824,11 @@ cdef class Setting(Fixed):
             prefix = &self.setting.prefixes[at]
             address = prefix.address[: 4 if prefix.family == WGF_IPV4 else 16]
             prefixes.append((prefix.family, address, prefix.length, prefix.away != 0))
-        return peer.public_key[:32], peer.said, peer.psk[:32], endpoint_of(&where), peer.keepalive, prefixes
+        said = {}
+        if peer.said & WGF_SAID_LIMITS:
+            limits = &self.setting.limits[peer.limits]
+            said = {LIMIT_NAMES[n]: limits.value[n] for n in range(WGF_LIMIT_COUNT) if limits.said >> n & 1}
+        return peer.public_key[:32], peer.said, peer.psk[:32], endpoint_of(&where), peer.keepalive, prefixes, said
 
 
 cdef class SettingPlan(Fixed):

@@ -10,6 +10,7 @@ from . import _core, uapi_apply
 from ._core import Endpoint
 from .errors import ConfigError
 from .keys import PublicKey, parse_key
+from .limits import Limits, check_limits
 from .resolve import format_name
 from .settings import (
     AllowedIPsArgument,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from .device import Device
 
-Record = tuple[bytes, int, bytes | None, Endpoint | None, int, list[Prefix]]
+Record = tuple[bytes, int, bytes | None, Endpoint | None, int, list[Prefix], dict[str, int]]
 
 
 class PeerSettings(TypedDict, total=False):
@@ -42,6 +43,7 @@ class PeerSettings(TypedDict, total=False):
     endpoint_host: str | None
     preshared_key: str | Buffer | None
     persistent_keepalive: int | None
+    limits: Limits | None
 
 
 _KNOWN: Final = frozenset(PeerSettings.__annotations__)
@@ -95,4 +97,5 @@ def _read(said: PeerSettings, number: int, hosts: dict[int, str]) -> Record:
     if "persistent_keepalive" in said:
         mentions |= _core.SAID_KEEPALIVE
     seconds = check_keepalive(said.get("persistent_keepalive") or 0)
-    return parse_key(said["public_key"], "public_key"), mentions, psk, endpoint, seconds, prefixes
+    limits = check_limits(said["limits"]) if "limits" in said else {}
+    return parse_key(said["public_key"], "public_key"), mentions, psk, endpoint, seconds, prefixes, limits

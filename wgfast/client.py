@@ -62,13 +62,17 @@ def set(name: str, request: SetRequest, report: Report | None = None) -> None:
     now, and tried again for a while (client_names.resolve), of which `report` is told.
 
     OSError as get() raises it, or with the errno of whoever refused; EOPNOTSUPP for the kernel's interfaces,
-    which `wg` changes. ResolutionError and ConfigError for names, before anything is changed.
+    which `wg` changes, and for limits, which only wgfast's daemon keeps. ResolutionError and ConfigError for
+    names, before anything is changed.
     """
     if any(block.endpoint_host is not None for block in request.peers):
         keeps_names = statistics(name) is not None
         blocks = [_with_numbers(block, keeps_names, report) for block in request.peers]
         request = replace(request, peers=blocks)
     client = client_uapi.connect(name)
+    if client and any(block.limits for block in request.peers) and statistics(name) is None:
+        client.close()
+        raise client_uapi.failure(errno.EOPNOTSUPP, name)
     if client is None:
         client_kernel.get(name)  # says why, if it is not there at all
         raise client_uapi.failure(errno.EOPNOTSUPP, name)

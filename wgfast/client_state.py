@@ -29,6 +29,7 @@ class PeerState:
     received_bytes: int = 0
     sent_bytes: int = 0
     persistent_keepalive: int = 0  # seconds, 0: off
+    limits: dict[str, int] | None = None  # by name (limits.py), those that are set, if it is wgfast's
     extra: dict[str, str] = field(default_factory=dict)  # what an implementation says beyond the protocol
 
     def __repr__(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import socket
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
+from wgfast import limits
 from wgfast._core import Endpoint
 from wgfast.client_state import (
     KEY_SIZE,
@@ -260,6 +262,10 @@ def _read_keepalive(peer: PeerState, value: str) -> None:
     peer.persistent_keepalive = _number(value, 0xFFFF)
 
 
+def _read_limit(peer: PeerState, value: str, *, name: str) -> None:
+    peer.limits = {**(peer.limits or {}), name: _number(value, limits.MOST[name])}
+
+
 def _pass_over(_: PeerState, value: str) -> None:
     """protocol_version: there is one."""
 
@@ -274,6 +280,7 @@ _PEER_READERS: Final[dict[str, Callable[[PeerState, str], None]]] = {
     "tx_bytes": _read_sent_bytes,
     "persistent_keepalive_interval": _read_keepalive,
     "protocol_version": _pass_over,
+    **{name: functools.partial(_read_limit, name=name) for name in limits.NAMES},
 }
 
 
@@ -315,6 +322,8 @@ def _peer_lines(block: PeerBlock) -> Iterator[str]:
         yield f"persistent_keepalive_interval={block.persistent_keepalive}"
     if block.replace_allowed_ips:
         yield "replace_allowed_ips=true"
+    if block.limits:
+        yield from (f"{name}={value}" for name, value in block.limits.items())
     for prefix, add in block.allowed_ips.items():
         yield f"allowed_ip={'' if add else '-'}{prefix_text(prefix)}"
 

@@ -20,6 +20,7 @@ from .control import Control, EventName, Handler
 from .errors import ClosedError, ConfigError, ForkedError
 from .keylog import open_keylog
 from .keys import PrivateKey, PublicKey, clamp, parse_key, public_key
+from .limits import Limits, check_limits
 from .peer import Peer, Peers
 from .resolve import Resolver
 from .settings import (
@@ -151,8 +152,7 @@ class Device:
             if scalar == core.private_key():
                 return
             public = public_key(scalar)
-            ourselves = core.find_peer(public)
-            if ourselves:
+            if ourselves := core.find_peer(public):
                 self.drop_peer(ourselves)
             self.control.forget_all()
             core.set_identity(scalar, public)
@@ -232,6 +232,7 @@ class Device:
         endpoint_host: str | None = None,
         preshared_key: str | Buffer | None = None,
         persistent_keepalive: int | None = None,
+        limits: Limits | None = None,
     ) -> Peer:
         """Adds a peer. ConfigError names what does not fit, and nothing has changed: every argument is read
         before the first is applied. A name in `endpoint` is resolved now, once; that of `endpoint_host`
@@ -242,17 +243,17 @@ class Device:
         psk = None if preshared_key is None else parse_key(preshared_key, "preshared_key")
         seconds = check_keepalive(persistent_keepalive or 0)
         host = None if endpoint_host is None else parse_endpoint_host(endpoint_host)
+        limited = check_limits(limits)
         with self.using() as core:
             if key == core.public_key():
                 raise ConfigError(f"public_key: {PublicKey(key)}: is this device's own; a peer has another")
             if core.find_peer(key):
-                raise ConfigError(
-                    f"public_key: {PublicKey(key)}: is a peer already; change it through device.peer()"
-                )
+                raise ConfigError(f"public_key: {PublicKey(key)}: is a peer already: device.peer() has it")
             handle = core.add_peer(key)
             try:
                 if psk is not None:
                     core.peer_set_psk(handle, psk)
+                core.peer_set_limits(handle, limited, self.now())
                 core.peer_set_endpoint(handle, where)
                 core.peer_allow_many(handle, prefixes)
                 if host:

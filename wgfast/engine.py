@@ -26,6 +26,7 @@ from ._core import Endpoint
 from .control import Control, EventName, Handler
 from .errors import BatchError, ConfigError
 from .keys import PrivateKey, PublicKey, clamp, parse_key, public_key
+from .limits import Limits, Usage, check_limits, check_usage, limits_of, usage_of
 from .settings import (
     AllowedIPsArgument,
     EndpointArgument,
@@ -208,6 +209,7 @@ class Engine:
         endpoint: EndpointArgument | None = None,
         preshared_key: str | Buffer | None = None,
         persistent_keepalive: int = 0,
+        limits: Limits | None = None,
         now: int = 0,
     ) -> int:
         """Adds a peer and returns its handle. ConfigError names what does not fit; then nothing has
@@ -217,6 +219,7 @@ class Engine:
         where = None if endpoint is None else parse_endpoint(endpoint)
         psk = None if preshared_key is None else parse_key(preshared_key, "preshared_key")
         check_keepalive(persistent_keepalive)
+        limited = check_limits(limits)
         if key == self.core.public_key():
             raise ConfigError(f"public_key: {PublicKey(key)}: is this engine's own; a peer has another")
         if self.core.find_peer(key):
@@ -224,6 +227,7 @@ class Engine:
         peer = self.core.add_peer(key)
         if psk is not None:
             self.core.peer_set_psk(peer, psk)
+        self.core.peer_set_limits(peer, limited, now)
         self.core.peer_set_endpoint(peer, where)
         self.core.peer_allow_many(peer, prefixes)
         self.core.peer_set_persistent_keepalive(peer, persistent_keepalive, now)
@@ -240,6 +244,15 @@ class Engine:
         """None: none. A changed one counts at once, see Control.set_psk."""
         raw = bytes(32) if psk is None else parse_key(psk, "preshared_key")
         self.control.set_psk(peer, raw, now, now if wall is None else wall)
+
+    def set_limits(self, peer: int, limits: Limits | None, now: int, usage: Usage | None = None) -> None:
+        """As Peer.limits and, unless None, Peer.usage."""
+        changes = check_limits(limits) | ({} if usage is None else check_usage(usage))
+        self.core.peer_set_limits(peer, changes, now)
+
+    def limits(self, peer: int) -> tuple[Limits, Usage]:
+        values = self.core.peer_limits(peer)
+        return limits_of(values), usage_of(values)
 
     def handshake(self, peer: int, now: int, wall: int | None = None) -> None:
         """Begins a handshake now, or as soon as REKEY-TIMEOUT since the last allows."""

@@ -16,6 +16,8 @@ and of wgfast's own interfaces
 
     wireguard_sent_packets_total, wireguard_received_packets_total     inner packets
     wireguard_peer_staged_packets                 waiting for a session
+    wireguard_peer_quota_bytes                    by label direction: send or receive; where there is a quota
+    wireguard_peer_quota_used_bytes               the same
 
 Per interface:
 
@@ -72,6 +74,8 @@ _PEER_METRICS: Final = (
     ("wireguard_sent_packets_total", "Inner packets sent to the peer", ()),
     ("wireguard_received_packets_total", "Inner packets received from the peer", ()),
     ("wireguard_peer_staged_packets", "Packets waiting for a session with the peer", ()),
+    ("wireguard_peer_quota_bytes", "Quota of the peer", ("direction",)),
+    ("wireguard_peer_quota_used_bytes", "Bytes used of the peer's quota", ("direction",)),
     ("wireguard_peer_endpoint_info", "Where the peer is", ("remote_ip", "remote_port")),
 )
 
@@ -165,6 +169,10 @@ class Collector(_Collector):
             add("wireguard_sent_packets_total", more.sent_packets, *labels)
             add("wireguard_received_packets_total", more.received_packets, *labels)
             add("wireguard_peer_staged_packets", more.staged, *labels)
+        for name, value in (peer.limits or {}).items():
+            way, _, what = name.partition("_")
+            if what in ("quota", "used"):
+                add(f"wireguard_peer_quota{'_used' * (what == 'used')}_bytes", value, *labels, way)
         if self._endpoint and peer.endpoint:
             add("wireguard_peer_endpoint_info", 1, *labels, peer.endpoint.host, str(peer.endpoint.port))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import _core
 from ._core import Endpoint
 from .keys import PresharedKey, PublicKey, parse_key
+from .limits import Limits, Usage, check_limits, check_usage, limits_of, usage_of
 from .settings import (
     AllowedIPsArgument,
     EndpointArgument,
@@ -116,6 +117,32 @@ class Peer:
     @persistent_keepalive.setter
     def persistent_keepalive(self, seconds: int) -> None:
         self._device.set_keepalive(self._handle, check_keepalive(seconds))
+
+    @property
+    def limits(self) -> Limits:
+        """How fast and how much it may send and receive; what exceeds them is dropped, which `Device.drops`
+        counts as send_limited, send_quota and so on. Setting them replaces all, None: none; they count at
+        once, and what is used of a quota stays. ConfigError names what does not fit."""
+        with self._device.using() as core:
+            return limits_of(core.peer_limits(self._handle))
+
+    @limits.setter
+    def limits(self, value: Limits | None) -> None:
+        checked = check_limits(value)
+        with self._device.using() as core:
+            core.peer_set_limits(self._handle, checked, self._device.now())
+
+    @property
+    def usage(self) -> Usage:
+        """Bytes used of the quotas. Set it to what it was before a restart, or to Usage() to begin anew."""
+        with self._device.using() as core:
+            return usage_of(core.peer_limits(self._handle))
+
+    @usage.setter
+    def usage(self, value: Usage) -> None:
+        checked = check_usage(value)
+        with self._device.using() as core:
+            core.peer_set_limits(self._handle, checked, self._device.now())
 
     @property
     def allowed_ips(self) -> list[Network]:

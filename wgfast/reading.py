@@ -9,6 +9,7 @@ from wgfast import client, config
 from wgfast._core import aead_kernel
 from wgfast.client_state import DeviceState, PeerState, PeerStatistics, Statistics
 from wgfast.errors import ConfigError, PeerRemovedError
+from wgfast.limits import shown
 from wgfast.settings import parse_allowed_ips
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _read_peer(device: Device, key: PublicKey) -> tuple[PeerState, PeerStatistic
     try:
         peer = device.peers[key]
         stats, endpoint, allowed = peer.stats, peer.endpoint, parse_allowed_ips(peer.allowed_ips)
-        keepalive = peer.persistent_keepalive
+        keepalive, limited = peer.persistent_keepalive, shown(device.core.peer_limits(peer.handle))
     except (KeyError, PeerRemovedError):
         return None
     seconds, fraction = divmod(stats.last_handshake or 0.0, 1)
@@ -84,6 +85,7 @@ def _read_peer(device: Device, key: PublicKey) -> tuple[PeerState, PeerStatistic
         received_bytes=stats.received_bytes,
         sent_bytes=stats.sent_bytes,
         persistent_keepalive=keepalive,
+        limits=limited,
     )
     return state, PeerStatistics(stats.sent_packets, stats.received_packets, stats.staged)
 

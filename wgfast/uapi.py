@@ -6,21 +6,27 @@ whole (parse_set) before any of it is done (uapi_apply.py): a refused one change
 hundred thousand peers, so the core reads it (core/setting_parse.c); what a line means is written down here
 once more, and that is what words a refusal. Nothing here touches a socket; uapi_server.py does.
 
-Two things are wgfast's own. `wgfast=1` is answered by what `get=1` has no keys for (statistics). A peer's
-endpoint_host=NAME:PORT in a set is resolved here, again and again, and shown by get=1, where tools pass over
-what they do not know; an empty one, and an endpoint line after it, drop the name.
+Some things are wgfast's own. `wgfast=1` is answered by what `get=1` has no keys for (statistics). Of a peer,
+what follows is also shown by get=1, where tools pass over what they do not know. endpoint_host=NAME:PORT in a
+set is resolved here, again and again; an empty one, and an endpoint line after it, drop the name. Limits
+(limits.py) are numbers, 0: none; what is not mentioned stays. For send_ and for receive_ there are
+
+    rate, burst                 bits a second; how many bytes at once
+    packet_rate, packet_burst   packets a second; how many at once
+    quota, used                 bytes in all; those that passed, which may be set as well
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import re
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from wgfast import __version__, _core, settings
+from wgfast import __version__, _core, limits, settings
 from wgfast._core import Endpoint
 from wgfast.errors import ConfigError, PeerRemovedError
 from wgfast.resolve import format_name
@@ -64,6 +70,7 @@ class PeerBlock:
     persistent_keepalive: int | None = None
     replace_allowed_ips: bool = False
     allowed_ips: dict[Prefix, bool] = field(default_factory=dict)  # True: add, False: take away
+    limits: dict[str, int] | None = None  # by name, those that are mentioned
 
 
 @dataclass(slots=True)
@@ -157,7 +164,7 @@ def parse_number(name: str, value: str, most: int) -> int:
     # int() takes signs, blanks and underscores, and refuses very long strings.
     if value.isascii() and value.isdigit():
         digits = value.lstrip("0") or "0"
-        if len(digits) <= 10 and int(digits) <= most:
+        if len(digits) <= 20 and int(digits) <= most:
             return int(digits)
     raise UapiError(errno.EINVAL, f"{name}: {_quote(value)}: a number from 0 to {most} was expected")
 
@@ -307,6 +314,10 @@ def _protocol_version(_: PeerBlock, value: str) -> None:
         raise UapiError(errno.EINVAL, f"protocol_version: {_quote(value)}: only version 1 exists")
 
 
+def _limit(peer: PeerBlock, value: str, *, name: str) -> None:
+    peer.limits = {**(peer.limits or {}), name: parse_number(name, value, limits.MOST[name])}
+
+
 _DEVICE_KEYS: Final[dict[str, Callable[[SetRequest, str], None]]] = {
     "private_key": _private_key,
     "listen_port": _listen_port,
@@ -323,6 +334,7 @@ _PEER_KEYS: Final[dict[str, Callable[[PeerBlock, str], None]]] = {
     "replace_allowed_ips": _replace_allowed_ips,
     "allowed_ip": _allowed_ip,
     "protocol_version": _protocol_version,
+    **{name: functools.partial(_limit, name=name) for name in limits.NAMES},
 }
 
 
@@ -383,10 +395,13 @@ def _peer_statistics(device: Device, handle: int) -> str:
     info = device.core.peer_info(handle)
     host = device.names.of(handle)
     named = f"endpoint_host={host}\n" if host else ""
+    values = device.core.peer_limits(handle)
+    known = limits.shown(values) if any(values) else {}
+    limited = "".join(f"{name}={value}\n" for name, value in known.items())
     return (
         f"public_key={info.public_key.hex()}\n"
         f"sent_packets={info.sent_packets}\n"
         f"received_packets={info.received_packets}\n"
         f"staged={info.staged}\n"
-        f"{named}"
+        f"{named}{limited}"
     )

@@ -23,7 +23,8 @@ static const char sample[] =
 	"allowed_ip=192.168.4.6/32\nallowed_ip=-192.168.4.6/32\nallowed_ip=fd00::1/64\nallowed_ip=192.168.4.6/31\n"
 	"endpoint=182.122.22.19:3233\npersistent_keepalive_interval=111\nendpoint_host=a.example:7\n"
 	"public_key=662e14fd594556f522604703340351258903b64f35553763f19426ab2a515c58\n"
-	"update_only=true\nendpoint=5.152.198.39:51820\nprotocol_version=1\nremove=true\n";
+	"update_only=true\nendpoint=5.152.198.39:51820\nprotocol_version=1\nremove=true\n"
+	"send_rate=1000000000000\nreceive_packet_burst=007\nreceive_used=1000000000000000000\n";
 
 /* The text stands before a page that must not be read. */
 static char *guarded(void)
@@ -41,6 +42,7 @@ static void check_consistent(const struct wgf_setting *setting, size_t size)
 		const struct wgf_setting_peer *peer = &setting->peers[i];
 		CHECK(peer->first == prefixes);
 		prefixes += peer->count;
+		CHECK(!(peer->said & WGF_SAID_LIMITS) || peer->limits < setting->limits_n);
 		CHECK(peer->family == 0 || peer->family == 4 || peer->family == 6);
 		for (uint32_t j = peer->first; j < prefixes; j++) {
 			const struct wgf_setting_prefix *prefix = &setting->prefixes[j];
@@ -48,6 +50,9 @@ static void check_consistent(const struct wgf_setting *setting, size_t size)
 		}
 	}
 	CHECK(prefixes == setting->prefixes_n);
+	for (size_t i = 0; i < setting->limits_n; i++)
+		for (uint32_t j = 0; j < WGF_LIMIT_COUNT; j++)
+			CHECK(setting->limits[i].value[j] <= wgf_limit_most(j));
 	for (size_t i = 0; i < setting->hosts_n; i++)
 		CHECK(setting->hosts[i].offset + setting->hosts[i].length <= size && setting->hosts[i].peer < setting->peers_n);
 }
@@ -183,7 +188,7 @@ static size_t compose(char *text, struct check_random *random, uint32_t owner, u
 		at += sprintf(at, "public_key=%s\nendpoint=192.0.2.1:%u\n%s%sallowed_ip=%s11.%u.0.0/16\n", key,
 			      1 + (unsigned)check_random_below(random, 65535),
 			      check_random_below(random, 4) ? "" : "remove=true\n",
-			      check_random_below(random, 2) ? "" : "replace_allowed_ips=true\npersistent_keepalive_interval=3\n",
+			      check_random_below(random, 2) ? "" : "replace_allowed_ips=true\nsend_rate=3\nreceive_quota=5\n",
 			      check_random_below(random, 3) ? "" : "-", (unsigned)check_random_below(random, 256));
 	}
 	return (size_t)(at - text);

@@ -30,6 +30,7 @@ PEER
     received_bytes        integer, since the peer was added, as all counters
     sent_bytes            integer
     persistent_keepalive  integer, seconds, 0: off
+    limits                object, name (wgfast.limits) to integer, those that are set; only if there are any
     received_packets      integer; only if it is wgfast's, as the next two
     sent_packets          integer
     staged                integer, packets that wait for a session
@@ -164,6 +165,7 @@ def peer_object(
         "received_bytes": peer.received_bytes,
         "sent_bytes": peer.sent_bytes,
         "persistent_keepalive": peer.persistent_keepalive,
+        **({"limits": peer.limits} if peer.limits else {}),
     }
     if statistics is not None:
         found["received_packets"] = statistics.received_packets

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Final
 
-from wgfast import client_names
+from wgfast import client_names, limits
 from wgfast.cli.key_file import read_key_file
 from wgfast.client import PeerBlock, SetRequest
 from wgfast.config_values import (
@@ -21,6 +22,12 @@ from wgfast.config_values import (
 from wgfast.errors import ConfigError
 
 Report = Callable[[str], None]
+
+# wgfast's own words, and which limits each of them sets.
+LIMIT_WORDS: Final = {
+    "rate-limit": ("send_rate", "receive_rate"),
+    **{name.replace("_", "-"): (name,) for name in limits.NAMES},
+}
 
 
 class SetWords:
@@ -96,6 +103,19 @@ class SetWords:
                 f"Persistent keepalive interval is neither 0/off nor 1-65535: `{value}'"
             ) from None
 
+    def _limits(self, value: str, names: tuple[str, ...]) -> None:
+        """wgfast's own words."""
+        try:
+            amount = limits.parse_amount(value)
+        except ValueError:
+            raise ConfigError(
+                f"Limit is neither 0/off nor a number with k, M, G, T (1000) or Ki, Mi, ... (1024): `{value}'"
+            ) from None
+        for name in names:
+            if amount > limits.MOST[name]:
+                raise ConfigError(f"Limit is more than {limits.amount_text(limits.MOST[name])}: `{value}'")
+            self._current.limits = {**(self._current.limits or {}), name: amount}
+
     def _allowed_ips(self, value: str) -> None:
         """An entry with + or - makes the list a change to what the peer has; else it replaces that."""
         peer = self._current
@@ -133,4 +153,5 @@ _PEER_WORDS: Final[dict[str, Callable[[SetWords, str], None]]] = {
     "endpoint": SetWords._endpoint,
     "persistent-keepalive": SetWords._keepalive,
     "allowed-ips": SetWords._allowed_ips,
+    **{word: functools.partial(SetWords._limits, names=names) for word, names in LIMIT_WORDS.items()},
 }

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from wgfast import limits
 from wgfast.client_state import NEVER, ZERO_KEY, DeviceState, PeerState, endpoint_text, prefix_text
 
 _RESET: Final = "\x1b[0m"
@@ -83,6 +84,8 @@ def _peer(peer: PeerState, now: int, hide_keys: bool) -> Iterator[str]:
         yield _line("transfer", f"{received} received, {sent} sent")
     if peer.persistent_keepalive:
         yield _line("persistent keepalive", f"every {duration_text(peer.persistent_keepalive)}")
+    for way, text in limits.way_texts(peer.limits or {}).items():
+        yield _line(f"{way} limits", text)
 
 
 def _line(name: str, value: str) -> str:

@@ -12,6 +12,7 @@ from click.shell_completion import CompletionItem
 
 from wgfast import client
 from wgfast.cli.access import FIELDS
+from wgfast.cli.set_words import LIMIT_WORDS
 
 
 def given(context: click.Context) -> list[str]:
@@ -59,7 +60,10 @@ def for_configuration(context: click.Context, _: click.Parameter, begun: str) ->
 
 
 _DEVICE_WORDS: Final = ("listen-port", "fwmark", "private-key", "peer")
-_PEER_WORDS: Final = ("remove", "preshared-key", "endpoint", "persistent-keepalive", "allowed-ips", "peer")
+_PEER_WORDS: Final = (
+    *("remove", "preshared-key", "endpoint", "persistent-keepalive", "allowed-ips", "peer"),
+    *LIMIT_WORDS,
+)
 
 
 def for_set(context: click.Context, _: click.Parameter, begun: str) -> list[CompletionItem]:
@@ -70,7 +74,7 @@ def for_set(context: click.Context, _: click.Parameter, begun: str) -> list[Comp
         return matching(peers(words[0]), begun)
     if words[-1] in ("private-key", "preshared-key"):
         return files(begun)
-    if words[-1] in ("fwmark", "persistent-keepalive"):
+    if words[-1] in ("fwmark", "persistent-keepalive", *LIMIT_WORDS):
         return matching(("off",), begun)
     if words[-1] in ("listen-port", "endpoint", "allowed-ips"):
         return []

@@ -11,6 +11,8 @@
 	X(SEND_TOO_LARGE, send_too_large, "larger than a datagram or the output can carry")         \
 	X(SEND_LOOP, send_loop, "the peer's endpoint routes into its own tunnel")                   \
 	X(SEND_STAGED_FULL, send_staged_full, "oldest of too many packets waiting for a handshake") \
+	X(SEND_LIMITED, send_limited, "more at once than the peer's limits let be sent")            \
+	X(SEND_QUOTA, send_quota, "the peer's quota for sending is used up")                        \
 	X(SEND_NO_SESSION, send_no_session, "no handshake came about in time")                      \
 	X(SEND_SOCKET_FULL, send_socket_full, "the UDP socket's buffer stayed full")                \
 	X(SEND_UNREACHABLE, send_unreachable, "the system has no route to the endpoint")            \
@@ -25,6 +27,8 @@
 	X(RECEIVE_REPLAYED, receive_replayed, "counter seen before or too old")                     \
 	X(RECEIVE_MALFORMED, receive_malformed, "inner packet with an impossible version or length") \
 	X(RECEIVE_SOURCE, receive_source, "inner source address belongs to another peer or to none") \
+	X(RECEIVE_LIMITED, receive_limited, "more at once than the peer's limits let be received")  \
+	X(RECEIVE_QUOTA, receive_quota, "the peer's quota for receiving is used up")                \
 	X(RECEIVE_INNER_FULL, receive_inner_full, "the interface took no more packets")             \
 	X(RECEIVE_INNER_REFUSED, receive_inner_refused, "the interface refused the packet")         \
 	X(HANDSHAKE_MAC1, handshake_mac1, "mac1 is wrong: the sender does not know our key")        \

@@ -11,7 +11,7 @@
 #include "handle.h"
 
 #define LONGEST_PREFIX 64u /* allowed_ip=, an address, /128 and the end of the line */
-#define LONGEST_REST 640u  /* all else of a peer but its name: ten lines, two of them keys */
+#define LONGEST_REST 1280u /* all else of a peer but its name: two keys, eight other lines, limits */
 #define FEW 32u            /* prefixes that are listed on the stack */
 
 _Static_assert(sizeof "allowed_ip=/128\n" - 1 + INET6_ADDRSTRLEN <= LONGEST_PREFIX, "an allowed IP fits");
@@ -105,6 +105,28 @@ static uint64_t relaxed(_Atomic uint64_t *value)
 	return atomic_load_explicit(value, memory_order_relaxed);
 }
 
+static bool has_limits(struct wgf_peer *peer)
+{
+	return atomic_load_explicit(&peer->limiter, memory_order_relaxed) != NULL;
+}
+
+/* Those that are set, and what is used of a quota. */
+static char *put_limits(char *at, struct wgf_peer *peer)
+{
+	struct wgf_limits limits;
+	wgf_limiter_get(peer, &limits);
+	for (uint32_t i = 0; i < WGF_LIMIT_COUNT; i++) {
+		bool used = i == WGF_LIMIT_SEND_USED || i == WGF_LIMIT_RECEIVE_USED;
+		if (!limits.value[i] && !(used && limits.value[i - 1]))
+			continue;
+		at = put(at, wgf_limit_name(i));
+		*at++ = '=';
+		at = put_number(at, limits.value[i]);
+		*at++ = '\n';
+	}
+	return at;
+}
+
 static char *put_peer(char *at, struct wgf_peer *peer, const struct wgf_dump_name *name, int64_t wall)
 {
 	struct wgf_endpoint endpoint;
@@ -120,8 +142,9 @@ static char *put_peer(char *at, struct wgf_peer *peer, const struct wgf_dump_nam
 	at = put_line(at, "last_handshake_time_nsec=", when % WGF_SECOND);
 	at = put_line(at, "tx_bytes=", relaxed(&peer->sent_bytes));
 	at = put_line(at, "rx_bytes=", relaxed(&peer->received_bytes));
-	return put_line(at, "persistent_keepalive_interval=",
-			atomic_load_explicit(&peer->persistent_interval, memory_order_relaxed));
+	at = put_line(at, "persistent_keepalive_interval=",
+		      atomic_load_explicit(&peer->persistent_interval, memory_order_relaxed));
+	return has_limits(peer) ? put_limits(at, peer) : at;
 }
 
 static char *put_prefixes(char *at, const struct wgf_prefix *prefixes, size_t n)

@@ -189,6 +189,28 @@ int wgf_peer_set_persistent_keepalive(struct wgf_device *device, uint64_t handle
 	return 0;
 }
 
+int wgf_peer_set_limits(struct wgf_device *device, uint64_t handle, const struct wgf_limits *limits, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	error = wgf_limiter_set(peer, limits, now);
+	wgf_handle_unlock(device);
+	return error;
+}
+
+int wgf_peer_limits(struct wgf_device *device, uint64_t handle, struct wgf_limits *limits)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_limiter_get(peer, limits);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
 int wgf_peer_allow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length)
 {
 	struct wgf_peer *peer;

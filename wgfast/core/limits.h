@@ -53,6 +53,9 @@
 #define WGF_RATE_BURST 5u
 #define WGF_ICMP_PER_SECOND 100u      /* unreachable answers a second */
 #define WGF_LOOP_REPORT_INTERVAL (10 * WGF_SECOND) /* an endpoint inside its own tunnel is named so often */
+#define WGF_LIMIT_BURST_BYTES 65536u  /* of a peer's limits, where none is given: at least so much at once */
+#define WGF_LIMIT_BURST_PACKETS 64u   /* or so many */
+#define WGF_LIMIT_SKEW (10 * WGF_SECOND) /* threads' times differ by less */
 #define WGF_SEND_RETRIES 4u           /* a full socket is tried so often, then the packet is dropped */
 
 #endif

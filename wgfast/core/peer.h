@@ -19,6 +19,7 @@
 
 struct wgf_device;
 struct wgf_keypair;
+struct wgf_limiter;
 struct wgf_packet;
 
 /* What a packet touches comes first, in three cache lines: of a device's ten thousand peers hardly one is in
@@ -33,6 +34,7 @@ struct wgf_peer {
 
 	/* Written by whoever sends or receives, read by anybody. */
 	_Alignas(64) uint64_t handle;              /* generation << 32 | identifier; never 0; never changes */
+	_Atomic(struct wgf_limiter *) limiter;     /* NULL: it has no limits; changes under device->config */
 	_Atomic uint64_t sent_bytes;               /* of UDP payload, handshakes and keepalives included */
 	_Atomic uint64_t received_bytes;
 	_Atomic uint64_t sent_packets, received_packets; /* inner packets, keepalives not included */

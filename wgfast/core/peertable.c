@@ -13,6 +13,7 @@
 
 #include "bytes.h"
 #include "device.h"
+#include "limiter.h"
 
 static void *map_array(size_t size)
 {
@@ -224,6 +225,7 @@ static void peer_release(struct wgf_retired *retired)
 	struct wgf_peer *peer = (struct wgf_peer *)((char *)retired - offsetof(struct wgf_peer, retired));
 	struct wgf_device *device = peer->device;
 	give_identifier(&device->peers, (uint32_t)peer->handle);
+	wgf_limiter_free(atomic_load_explicit(&peer->limiter, memory_order_relaxed));
 	wgf_cookie_jar_wipe(&peer->jar);
 	pthread_mutex_destroy(&peer->sessions);
 	wgf_secret_give(&device->peer_rows, peer);

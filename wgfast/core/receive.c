@@ -3,7 +3,7 @@
  *   1 receive    serial     the sockets; the next ticket
  *   2 classify   parallel   message type; receiver index -> keypair; handshakes go to admission.c
  *   3 open       parallel   ChaCha20-Poly1305
- *   4 order      in order   replay window, confirmation, endpoint, source address, ECN, timers
+ *   4 order      in order   replay window, confirmation, endpoint, source address, ECN, limits, timers
  *   5 deliver    in order   the interface
  *
  * Nothing before 4 changes any state on behalf of a sender, and nothing reaches 4 unauthenticated. */
@@ -17,6 +17,7 @@
 #include "device.h"
 #include "ip.h"
 #include "keypair.h"
+#include "limiter.h"
 #include "tun.h"
 
 static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
@@ -286,6 +287,10 @@ static uint32_t order_run(struct wgf_device *device, struct wgf_batch *batch, ui
 	for (; i < batch->count && batch->packets[i].peer == peer; i++)
 		if (batch->packets[i].drop == WGF_DROP_NOT)
 			order_packet(device, &batch->packets[i], batch->now, &stretch);
+	const struct wgf_limiter *limiter = atomic_load_explicit(&peer->limiter, memory_order_acquire);
+	if (limiter)
+		stretch.packets -= wgf_limiter_charge(device, limiter, WGF_RECEIVING, &batch->packets[from], i - from,
+						      batch->now);
 	atomic_fetch_add_explicit(&peer->received_bytes, stretch.bytes, memory_order_relaxed);
 	atomic_fetch_add_explicit(&peer->received_packets, stretch.packets, memory_order_relaxed);
 	if (stretch.last) {

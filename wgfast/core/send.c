@@ -2,7 +2,7 @@
  *
  *   1 read       serial     staged packets that may go, else a queue of the interface; its next ticket
  *   2 route      parallel   destination -> peer, endpoint, ECN
- *   3 reserve    parallel   session and counters; what has none is staged
+ *   3 reserve    parallel   session, limits and counters; what has no session is staged
  *   4 seal       parallel   header, padding, ChaCha20-Poly1305
  *   5 emit       in order   sockets, accounts, timers
  *
@@ -17,6 +17,7 @@
 #include "device.h"
 #include "ip.h"
 #include "keypair.h"
+#include "limiter.h"
 #include "tun.h"
 
 static int read_batch(struct wgf_device *device, struct wgf_queue *queue, struct wgf_batch *batch);
@@ -208,9 +209,9 @@ static void stage_run(struct wgf_device *device, struct wgf_packet *packets, uin
 		wgf_timers_want_handshake(device, peer, now);
 }
 
-static void reserve_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now)
+static void reserve_from(struct wgf_device *device, struct wgf_keypair *keypair, struct wgf_packet *packets, uint32_t n,
+			 uint64_t now)
 {
-	struct wgf_keypair *keypair = wgf_peer_sending_keypair(packets[0].peer, now);
 	uint64_t first = 0;
 	uint32_t got = keypair ? (uint32_t)wgf_keypair_reserve(keypair, n, &first) : 0;
 	for (uint32_t i = 0; i < got; i++) {
@@ -219,6 +220,34 @@ static void reserve_run(struct wgf_device *device, struct wgf_packet *packets, u
 	}
 	if (got < n)
 		stage_run(device, packets + got, n - got, now);
+}
+
+/* What passes its peer's limits. Without a session it waits and is charged when it leaves. */
+static void reserve_limited(struct wgf_device *device, struct wgf_keypair *keypair, struct wgf_packet *packets,
+			    uint32_t n, const struct wgf_limiter *limiter, uint64_t now)
+{
+	if (!keypair) {
+		stage_run(device, packets, n, now);
+		return;
+	}
+	wgf_limiter_charge(device, limiter, WGF_SENDING, packets, n, now);
+	for (uint32_t i = 0, passing; i < n; i += passing + 1) {
+		for (passing = 0; i + passing < n && packets[i + passing].drop == WGF_DROP_NOT;)
+			passing++;
+		if (passing)
+			reserve_from(device, keypair, packets + i, passing, now);
+	}
+}
+
+static void reserve_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now)
+{
+	struct wgf_peer *peer = packets[0].peer;
+	struct wgf_keypair *keypair = wgf_peer_sending_keypair(peer, now);
+	const struct wgf_limiter *limiter = atomic_load_explicit(&peer->limiter, memory_order_acquire);
+	if (limiter)
+		reserve_limited(device, keypair, packets, n, limiter, now);
+	else
+		reserve_from(device, keypair, packets, n, now);
 }
 
 /* Neighbours from `from` on that go to one peer; none is dropped. */

@@ -1,4 +1,4 @@
-/* The records of a setting: three arrays that grow where they are mapped, so that nothing is copied and
+/* The records of a setting: arrays that grow where they are mapped, so that nothing is copied and
  * no key is left behind. Pages of the room that is not used yet do not exist. */
 #include "setting.h"
 
@@ -24,6 +24,8 @@ void wgf_setting_destroy(struct wgf_setting *setting)
 			      setting->peers_n * sizeof *setting->peers);
 	wgf_secret_unmap_used(setting->prefixes, setting->prefixes_room * sizeof *setting->prefixes,
 			      setting->prefixes_n * sizeof *setting->prefixes);
+	wgf_secret_unmap_used(setting->limits, setting->limits_room * sizeof *setting->limits,
+			      setting->limits_n * sizeof *setting->limits);
 	wgf_secret_unmap_used(setting->hosts, setting->hosts_room * sizeof *setting->hosts,
 			      setting->hosts_n * sizeof *setting->hosts);
 	wgf_secret_unmap(setting, sizeof *setting);
@@ -84,6 +86,25 @@ int wgf_setting_add_prefix(struct wgf_setting *setting, uint8_t family, const ui
 	prefix->length = (uint8_t)length;
 	prefix->away = away;
 	setting->peers[setting->peers_n - 1].count++;
+	return 0;
+}
+
+int wgf_setting_add_limit(struct wgf_setting *setting, uint32_t limit, uint64_t value)
+{
+	struct wgf_setting_peer *peer = &setting->peers[setting->peers_n - 1];
+	if (limit >= WGF_LIMIT_COUNT || value > wgf_limit_most(limit))
+		return -EINVAL;
+	if (!(peer->said & WGF_SAID_LIMITS)) {
+		void *all = grow(setting->limits, setting->limits_n, &setting->limits_room, sizeof *setting->limits);
+		if (!all)
+			return -ENOMEM;
+		setting->limits = all;
+		peer->limits = (uint32_t)setting->limits_n++;
+		peer->said |= WGF_SAID_LIMITS;
+		memset(&setting->limits[peer->limits], 0, sizeof *setting->limits);
+	}
+	setting->limits[peer->limits].value[limit] = value;
+	setting->limits[peer->limits].said |= UINT32_C(1) << limit;
 	return 0;
 }
 

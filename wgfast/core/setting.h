@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "limiter.h"
 #include "limits.h"
 
 struct wgf_device;
@@ -21,6 +22,7 @@ enum wgf_setting_said { /* bits: what a peer's record mentions */
 	WGF_SAID_KEEPALIVE = 16,
 	WGF_SAID_REPLACE = 32,  /* its allowed IPs that are not among these go */
 	WGF_SAID_HOST = 64,     /* its endpoint's name, which is Python's */
+	WGF_SAID_LIMITS = 128,  /* some of them; the others stay */
 };
 
 enum wgf_setting_device { /* bits: what is said of the device itself */
@@ -42,6 +44,7 @@ struct wgf_setting_peer {
 	uint8_t address[16]; /* of the endpoint, as in struct wgf_endpoint */
 	uint32_t scope;
 	uint32_t first, count; /* of its prefixes */
+	uint32_t limits;       /* which of the setting's they are, where any are said */
 	uint16_t port;
 	uint16_t keepalive;  /* seconds */
 	uint8_t family;      /* of the endpoint, 0: none */
@@ -61,9 +64,10 @@ struct wgf_setting {
 	uint8_t said; /* bits of enum wgf_setting_device */
 	struct wgf_setting_peer *peers;
 	struct wgf_setting_prefix *prefixes;
+	struct wgf_limits *limits; /* of the peers that are said to have some */
 	struct wgf_setting_host *hosts; /* of every line, in their order; of a peer the last counts, if any does */
-	size_t peers_n, prefixes_n, hosts_n;
-	size_t peers_room, prefixes_room, hosts_room;
+	size_t peers_n, prefixes_n, limits_n, hosts_n;
+	size_t peers_room, prefixes_room, limits_room, hosts_room;
 };
 
 /* The line a text was refused for. */
@@ -81,6 +85,8 @@ struct wgf_setting_peer *wgf_setting_add_peer(struct wgf_setting *setting, const
 /* For the peer that was added last. Host bits are masked. The address has 4 or 16 bytes, the length fits it. */
 int wgf_setting_add_prefix(struct wgf_setting *setting, uint8_t family, const uint8_t *address, unsigned length,
 			   bool away);
+/* For the peer added last; of one limit the last word counts. -EINVAL: there is no such limit, or it is less. */
+int wgf_setting_add_limit(struct wgf_setting *setting, uint32_t limit, uint64_t value);
 /* For the peer added last: its prefixes are forgotten; the name of its endpoint stands there. */
 void wgf_setting_drop_prefixes(struct wgf_setting *setting);
 int wgf_setting_add_host(struct wgf_setting *setting, size_t offset, size_t length);

@@ -293,12 +293,25 @@ static void apply_keepalive(struct wgf_peer *peer, const struct wgf_setting_peer
 		wgf_timers_persistent_changed(peer->device, peer, now);
 }
 
+static int apply_limits(struct wgf_setting_plan *plan, struct wgf_peer *peer, const struct wgf_setting_peer *said,
+			bool reset, uint64_t now)
+{
+	struct wgf_limits limits = {.said = 0};
+	if (said->said & WGF_SAID_LIMITS)
+		limits = plan->setting->limits[said->limits];
+	if (reset)
+		limits.said = WGF_LIMITS_ALL;
+	return limits.said ? wgf_limiter_set(peer, &limits, now) : 0;
+}
+
 static int apply_to(struct wgf_setting_plan *plan, struct wgf_peer *peer, size_t record, bool made, bool reset,
 		    uint64_t now, struct report *report)
 {
 	const struct wgf_setting_peer *said = &plan->setting->peers[record];
 	uint32_t what = apply_psk(peer, said, made, reset) | apply_endpoint(peer, said, reset);
-	int error = apply_prefixes(plan, peer, said, reset);
+	int error = apply_limits(plan, peer, said, reset, now); /* before there is anything that they limit */
+	if (!error)
+		error = apply_prefixes(plan, peer, said, reset);
 	if (error)
 		return error;
 	/* Last: switching it on sends a packet, which wants all the rest. */

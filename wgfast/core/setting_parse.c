@@ -72,7 +72,8 @@ static bool parse_key(struct span value, uint8_t key[WGF_KEY_SIZE])
 	return !bad;
 }
 
-static bool parse_number(struct span value, uint32_t most, uint32_t *number)
+/* most <= 10^18. */
+static bool parse_large(struct span value, uint64_t most, uint64_t *number)
 {
 	uint64_t sum = 0;
 	for (size_t i = 0; i < value.size; i++) {
@@ -85,8 +86,16 @@ static bool parse_number(struct span value, uint32_t most, uint32_t *number)
 			return false;
 		}
 	}
-	*number = (uint32_t)sum;
+	*number = sum;
 	return value.size > 0;
+}
+
+static bool parse_number(struct span value, uint32_t most, uint32_t *number)
+{
+	uint64_t sum = 0;
+	bool good = parse_large(value, most, &sum);
+	*number = (uint32_t)sum;
+	return good;
 }
 
 static bool parse_true(struct span value)
@@ -226,6 +235,17 @@ static int parse_host(const struct parser *parser, struct wgf_setting_peer *peer
 	return wgf_setting_add_host(parser->setting, (size_t)(value.at - parser->text), value.size);
 }
 
+static int parse_limit(struct wgf_setting *setting, struct span key, struct span value)
+{
+	uint64_t number;
+	for (uint32_t limit = 0; limit < WGF_LIMIT_COUNT; limit++)
+		if (is(key, wgf_limit_name(limit)))
+			return parse_large(value, wgf_limit_most(limit), &number)
+				       ? wgf_setting_add_limit(setting, limit, number)
+				       : -EINVAL;
+	return -EINVAL;
+}
+
 static int parse_peer_line(const struct parser *parser, struct span key, struct span value)
 {
 	struct wgf_setting *setting = parser->setting;
@@ -261,7 +281,7 @@ static int parse_peer_line(const struct parser *parser, struct span key, struct 
 		return parse_flag(peer, WGF_SAID_UPDATE_ONLY, value);
 	if (is(key, "protocol_version"))
 		return is(value, "1") ? 0 : -EINVAL;
-	return -EINVAL;
+	return parse_limit(setting, key, value);
 }
 
 static int parse_line(const struct parser *parser, struct span line)

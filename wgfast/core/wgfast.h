@@ -20,6 +20,7 @@
 #include "endpoint.h"
 #include "events.h"
 #include "handshake.h"
+#include "limiter.h"
 #include "limits.h"
 #include "messages.h"
 #include "offload.h"
@@ -121,6 +122,10 @@ int wgf_peer_psk(struct wgf_device *device, uint64_t handle, uint8_t psk[WGF_KEY
 int wgf_peer_set_endpoint(struct wgf_device *device, uint64_t handle, const struct wgf_endpoint *endpoint); /* family 0: none */
 int wgf_peer_clear_source(struct wgf_device *device, uint64_t handle);
 int wgf_peer_set_persistent_keepalive(struct wgf_device *device, uint64_t handle, uint16_t seconds, uint64_t now);
+
+/* Limits (limiter.h): what is said replaces what is set. -EINVAL: a value is too large. */
+int wgf_peer_set_limits(struct wgf_device *device, uint64_t handle, const struct wgf_limits *limits, uint64_t now);
+int wgf_peer_limits(struct wgf_device *device, uint64_t handle, struct wgf_limits *limits);
 
 /* Allowed IPs of the device: one table, one owner a prefix. */
 int wgf_peer_allow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length);
