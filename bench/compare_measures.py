@@ -148,8 +148,8 @@ class Measure:
         return values, usage
 
     def _tcp(self, lab: Lab, settings: Settings) -> Values:
-        with _iperf(lab, settings, settings.seconds, self.number, self.back) as client:
-            return _iperf_values(client, settings.seconds)
+        with iperf(lab, settings, settings.seconds, self.number, self.back) as client:
+            return iperf_values(client, settings.seconds)
 
     def _udp(self, lab: Lab, settings: Settings) -> Values:
         program = settings.udp_program
@@ -172,10 +172,10 @@ class Measure:
         seconds = _PING_SPANS * settings.seconds
         if not self.loaded:
             return _ping(lab, seconds)
-        with _iperf(lab, settings, seconds + 2 * _RAMP, 1, False) as client:
+        with iperf(lab, settings, seconds + 2 * _RAMP, 1, False) as client:
             time.sleep(_RAMP)
             values = _ping(lab, seconds)
-            values["gbps"] = _iperf_values(client, seconds)["gbps"]
+            values["gbps"] = iperf_values(client, seconds)["gbps"]
         return values
 
     def _idle(self, lab: Lab, settings: Settings) -> Values:
@@ -186,7 +186,7 @@ class Measure:
         """Looks at the memory a hundred times, but not more often than twice a second."""
         begin = time.monotonic()
         samples = []
-        with _iperf(lab, settings, settings.soak, 1, False) as client:
+        with iperf(lab, settings, settings.soak, 1, False) as client:
             while client.poll() is None:
                 resident = [round(memory(pids)[0], 2) for pids in lab.tunnel_pids]
                 samples.append([round(time.monotonic() - begin, 2), *resident])
@@ -194,11 +194,11 @@ class Measure:
                     client.wait(max(0.5, settings.soak / 100))
                 if time.monotonic() - begin > settings.soak + 30:
                     raise LabError(f"iperf3 was still running {settings.soak + 30:.0f} s after its start")
-            return {**_iperf_values(client, 0), "samples": samples}
+            return {**iperf_values(client, 0), "samples": samples}
 
 
 @contextlib.contextmanager
-def _iperf(
+def iperf(
     lab: Lab, settings: Settings, seconds: float, streams: int, back: bool
 ) -> Iterator[subprocess.Popen[str]]:
     """An iperf3 client on the left, at work; its server serves this one and ends."""
@@ -227,7 +227,7 @@ def _listens(server: subprocess.Popen[str]) -> bool:
     return False
 
 
-def _iperf_values(client: subprocess.Popen[str], seconds: float) -> Values:
+def iperf_values(client: subprocess.Popen[str], seconds: float) -> Values:
     try:
         return parse_iperf(client.communicate(timeout=seconds + 30)[0])
     except subprocess.TimeoutExpired:

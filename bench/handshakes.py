@@ -115,7 +115,11 @@ def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
     path = Path("/var/run/wireguard", f"{interface}.sock")
     try:
         namespace.make()
-        namespace.spawn(*implementation.argv(interface), environment={**QUIET, **implementation.environment})
+        namespace.spawn(
+            *implementation.argv(interface),
+            environment={**QUIET, **implementation.environment},
+            directory="/",
+        )
         wait_until(path.exists, f"{implementation.name}: its socket", 15)
         run("wg", "setconf", interface, "/dev/stdin", stdin="\n".join(lines) + "\n", timeout=60)
         namespace.ip("link", "set", interface, "up")

@@ -189,8 +189,6 @@ cdef extern from "core/wgfast.h" nogil:
         WGF_DEBT_ZERO_KEYS
         WGF_DEBT_PERSISTENT
         WGF_DEBT_HANDSHAKE
-        WGF_EVENT_INITIATION
-        WGF_EVENT_RESPONSE
         WGF_EVENT_CONFIRMED
         WGF_EVENT_ROAMED
         WGF_EVENT_COOKIE
@@ -213,6 +211,10 @@ cdef extern from "core/wgfast.h" nogil:
     struct wgf_event:
         uint32_t kind
         uint32_t value
+        uint64_t peer
+        wgf_endpoint endpoint
+
+    struct wgf_queued_handshake:
         uint64_t peer
         wgf_endpoint endpoint
         uint32_t length
@@ -290,6 +292,7 @@ cdef extern from "core/wgfast.h" nogil:
         uint32_t threads
         uint32_t queues
         uint32_t events_waiting
+        uint32_t handshakes_waiting
         uint32_t staged
         uint64_t packet_memory_ceiling
         uint16_t listen_port
@@ -368,6 +371,8 @@ cdef extern from "core/wgfast.h" nogil:
     int wgf_peer_stop(wgf_device *device, uint64_t handle)
     int wgf_device_event_fd(wgf_device *device)
     int64_t wgf_device_take_events(wgf_device *device, wgf_event *out, size_t max)
+    int64_t wgf_device_take_answers(wgf_device *device, wgf_queued_handshake *out, size_t max)
+    int64_t wgf_device_take_initiations(wgf_device *device, wgf_queued_handshake *out, size_t max)
     bint wgf_device_quiet(wgf_device *device)
 
     # the path over a caller's arrays

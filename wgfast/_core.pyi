@@ -49,8 +49,6 @@ DEBT_NEW_HANDSHAKE: Final[int]
 DEBT_ZERO_KEYS: Final[int]
 DEBT_PERSISTENT: Final[int]
 DEBT_HANDSHAKE: Final[int]
-EVENT_INITIATION: Final[int]
-EVENT_RESPONSE: Final[int]
 EVENT_CONFIRMED: Final[int]
 EVENT_ROAMED: Final[int]
 EVENT_COOKIE: Final[int]
@@ -85,6 +83,12 @@ class Event(NamedTuple):
     value: int
     peer: int  # handle, 0: none
     endpoint: Endpoint | None
+
+class Queued(NamedTuple):
+    """A handshake message that waited."""
+
+    peer: int  # handle of whose handshake an answer is for, 0: an initiation
+    endpoint: Endpoint | None
     data: bytes
 
 class PeerInfo(NamedTuple):
@@ -110,6 +114,7 @@ class DeviceInfo(NamedTuple):
     threads: int
     queues: int  # of the interface
     events_waiting: int
+    handshakes_waiting: int
     staged: int
     packet_memory_ceiling: int  # bytes
     listen_port: int  # 0: no socket
@@ -356,7 +361,7 @@ class Core:
         self, peer: int, handshake: Handshake, local_index: int, remote_index: int, now: int
     ) -> None: ...
     def peer_heard(self, peer: int, endpoint: Endpoint, message_length: int, now: int) -> None: ...
-    def scan(self, now: int) -> tuple[list[tuple[int, int]], int | None]:
+    def scan(self, now: int, most: int = ...) -> tuple[list[tuple[int, int]], int | None]:
         """[(peer, debts)], time of the next deadline or None."""
     def peer_send_keepalive(self, peer: int, now: int) -> None: ...
     def peer_handshake_sent(self, peer: int) -> int:
@@ -369,6 +374,8 @@ class Core:
         """The device goes down: sessions, timers and staged packets end."""
     def event_fd(self) -> int: ...
     def take_events(self) -> list[Event]: ...
+    def take_answers(self, most: int = ...) -> list[Queued]: ...
+    def take_initiations(self, most: int = ...) -> list[Queued]: ...
     def quiet(self) -> bool: ...
     def engine_send(
         self,

@@ -59,8 +59,6 @@ DEBT_NEW_HANDSHAKE = WGF_DEBT_NEW_HANDSHAKE
 DEBT_ZERO_KEYS = WGF_DEBT_ZERO_KEYS
 DEBT_PERSISTENT = WGF_DEBT_PERSISTENT
 DEBT_HANDSHAKE = WGF_DEBT_HANDSHAKE
-EVENT_INITIATION = WGF_EVENT_INITIATION
-EVENT_RESPONSE = WGF_EVENT_RESPONSE
 EVENT_CONFIRMED = WGF_EVENT_CONFIRMED
 EVENT_ROAMED = WGF_EVENT_ROAMED
 EVENT_COOKIE = WGF_EVENT_COOKIE
@@ -82,7 +80,8 @@ NEWS_RESET = WGF_NEWS_RESET
 NEWS_HOST = WGF_NEWS_HOST
 
 Endpoint = namedtuple("Endpoint", "host port source interface", defaults=(None, 0), module=__name__)
-Event = namedtuple("Event", "kind value peer endpoint data", module=__name__)
+Event = namedtuple("Event", "kind value peer endpoint", module=__name__)
+Queued = namedtuple("Queued", "peer endpoint data", module=__name__)
 PeerInfo = namedtuple(
     "PeerInfo",
     "handle public_key endpoint sent_bytes received_bytes sent_packets received_packets handshake_at"
@@ -91,13 +90,14 @@ PeerInfo = namedtuple(
 )
 DeviceInfo = namedtuple(
     "DeviceInfo",
-    "peers indices keypairs threads queues events_waiting staged packet_memory_ceiling listen_port",
+    "peers indices keypairs threads queues events_waiting handshakes_waiting staged packet_memory_ceiling listen_port",
     module=__name__,
 )
 
 cdef bint LITTLE_ENDIAN = sys.byteorder == "little"
 cdef enum:
     EVENTS_A_CALL = 128
+    QUEUED_A_CALL = 64
     OWED_A_CALL = 1024
     NEWS_A_STEP = 4096
     DUMP_A_CALL = 65536
@@ -938,6 +938,9 @@ cdef int ask_keeper(void *context, int fd4, int fd6, uint32_t fwmark) noexcept w
     return 0
 
 
+ctypedef int64_t (*take_t)(wgf_device *, wgf_queued_handshake *, size_t) noexcept nogil
+
+
 cdef class Core(Fixed):
     """struct wgf_device: see wgfast.h, whose functions these are by name. Dead after fork()."""
 
@@ -1197,8 +1200,8 @@ cdef class Core(Fixed):
             result = wgf_device_get_info(self.device, &i)
         self.leave(result)
         return DeviceInfo(
-            i.peers, i.indices, i.keypairs, i.threads, i.queues, i.events_waiting, i.staged,
-            i.packet_memory_ceiling, i.listen_port,
+            i.peers, i.indices, i.keypairs, i.threads, i.queues, i.events_waiting, i.handshakes_waiting,
+            i.staged, i.packet_memory_ceiling, i.listen_port,
         )
 
     # Peers, by handle.
@@ -1539,22 +1542,27 @@ cdef class Core(Fixed):
 
     # What peers owe, and news.
 
-    def scan(self, uint64_t now):
-        """([(peer, bits of DEBT_*)], time of the next deadline or None)"""
+    def scan(self, uint64_t now, int64_t most=0x7FFFFFFF):
+        """([(peer, bits of DEBT_*)], time of the next deadline or None): of no more peers than `most`; if more owe
+        something, the time is `now`."""
         cdef wgf_owed *owed = <wgf_owed *>malloc(OWED_A_CALL * sizeof(wgf_owed))
         cdef uint64_t next_at = now
-        cdef int64_t count = OWED_A_CALL, i
+        cdef int64_t count, wanted, i
         if owed == NULL:
             raise MemoryError("no memory for a scan of the timers")
         debts = []
         try:
-            while count == OWED_A_CALL and next_at <= now:
+            while next_at <= now and most > 0:
+                wanted = min(most, <int64_t>OWED_A_CALL)
                 self.enter()
                 with nogil:
-                    count = wgf_device_scan(self.device, now, owed, OWED_A_CALL, &next_at)
+                    count = wgf_device_scan(self.device, now, owed, wanted, &next_at)
                 self.leave(count)
                 for i in range(count):
                     debts.append((owed[i].peer, owed[i].debts))
+                if count < wanted:
+                    break
+                most -= count
         finally:
             free(owed)
         return debts, None if next_at == <uint64_t>-1 else next_at
@@ -1634,6 +1642,23 @@ cdef class Core(Fixed):
                 count = wgf_device_take_events(self.device, self.events, EVENTS_A_CALL)
             self.leave(count)
             return [event_of(&self.events[i]) for i in range(count)]
+
+    def take_answers(self, uint32_t most=QUEUED_A_CALL):
+        """Up to so many of those that wait, and at most a number of ours: call again until there are none."""
+        return self.take_queued(wgf_device_take_answers, most)
+
+    def take_initiations(self, uint32_t most=QUEUED_A_CALL):
+        """The same of strangers' initiations, of every source in turn."""
+        return self.take_queued(wgf_device_take_initiations, most)
+
+    cdef list take_queued(self, take_t take, uint32_t most):
+        cdef wgf_queued_handshake taken[QUEUED_A_CALL]
+        cdef int64_t count, i
+        self.enter()
+        with nogil:
+            count = take(self.device, taken, min(most, <uint32_t>QUEUED_A_CALL))
+        self.leave(count)
+        return [queued_of(&taken[i]) for i in range(count)]
 
     def quiet(self):
         """Before sleeping on event_fd: True, do not sleep, there is news."""
@@ -1939,7 +1964,11 @@ cdef bint any_bit(const uint8_t *data, size_t size):
 
 
 cdef object event_of(const wgf_event *event):
-    return Event(event.kind, event.value, event.peer, endpoint_of(&event.endpoint), event.data[: event.length])
+    return Event(event.kind, event.value, event.peer, endpoint_of(&event.endpoint))
+
+
+cdef object queued_of(const wgf_queued_handshake *message):
+    return Queued(message.peer, endpoint_of(&message.endpoint), message.data[: message.length])
 
 
 cdef int fill_rows(wgf_rows *rows, Array data, Array lengths) except -1:

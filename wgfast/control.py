@@ -11,6 +11,7 @@ import hmac
 import logging
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, ParamSpec, get_args
 
@@ -29,6 +30,11 @@ EventName = Literal["handshake", "roamed", "load", "cookie", "loop", "tun_gone"]
 EVENT_NAMES: tuple[EventName, ...] = get_args(EventName)
 # Passes over news and debts in one call of process(), so that a flood cannot keep its caller in there.
 ROUNDS = 8
+# Dealt with in one pass: strangers' initiations, peers that owe something, answers to our initiations; some
+# milliseconds' worth. More answers than debts, or what we began ourselves would put us under load.
+PORTION = 16
+DEBTS = 16
+ANSWERS = 32
 LOOP_LOG_INTERVAL = 10_000_000_000
 _DOWN = _core.DROP_NAMES.index("send_down")
 
@@ -77,13 +83,12 @@ class Control:
         self.under_load = False
         self.handler_errors = 0
         self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
+        self.courtesy: AbstractContextManager[None] = nullcontext()  # around all that computes a handshake
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENT_NAMES}
         self._stamper = noise.Tai64n()
         self._cookie = timers.CookieSecret()
         self._loop_log = timers.Seldom(LOOP_LOG_INTERVAL)
-        self._takers: dict[int, Callable[[_core.Event, int, int], None]] = {
-            _core.EVENT_INITIATION: self._take_initiation,
-            _core.EVENT_RESPONSE: self._take_response,
+        self._takers: dict[int, Callable[[_core.Event, int], None]] = {
             _core.EVENT_CONFIRMED: self._take_confirmed,
             _core.EVENT_ROAMED: self._take_roamed,
             _core.EVENT_COOKIE: self._take_cookie,
@@ -95,7 +100,8 @@ class Control:
     # ---- for the driver ----
 
     def process(self, now: int, wall: int) -> int | None:
-        """Does what there is to do at `now` (ns of the core's clock; `wall`: ns since 1970, for time stamps).
+        """Does what there is to do at `now` (ns of the core's clock; `wall`: ns since 1970, for time stamps),
+        but not for long: a call ends with the first pass in which something was there by the portion.
 
         Returns when to call again at the latest (`now`: at once), None: not before there is news.
         """
@@ -107,15 +113,23 @@ class Control:
             # Before looking, so that what comes while we look makes the descriptor readable again.
             self.core.quiet()
             news = self.core.take_events()
-            # First whether there is load: it decides what the others may cost.
-            news.sort(key=lambda event: event.kind != _core.EVENT_LOAD)
             for event in news:
-                self._guard(self._take, event, now, wall)
-            debts, following = self.core.scan(now)
+                self._guard(self._takers[event.kind], event, now)
+            # What was begun is finished before more is begun, ours or a stranger's: an answer that waits for
+            # long is asked for again. And who has a tunnel comes before who wants one.
+            answers = self.core.take_answers(ANSWERS)
+            for message in answers:
+                self._guard(self._take, message, now, wall)
+            debts, following = self.core.scan(now, DEBTS)
             for peer, owed in debts:
                 self._guard(self._pay, peer, owed, now, wall)
-            if not news and not debts:
+            initiations = self.core.take_initiations(PORTION)
+            for message in initiations:
+                self._guard(self._take, message, now, wall)
+            if not (news or answers or debts or initiations):
                 deadline = following
+                break
+            if len(answers) == ANSWERS or len(debts) == DEBTS or len(initiations) == PORTION:
                 break
         return self._watch_load(now, deadline)
 
@@ -200,26 +214,24 @@ class Control:
 
     # ---- news ----
 
-    def _take(self, event: _core.Event, now: int, wall: int) -> None:
-        if not self.enabled and event.kind in (_core.EVENT_INITIATION, _core.EVENT_RESPONSE):
-            self._refuse(_DOWN, event)  # it came in while the device went down
-            return
-        taker = self._takers.get(event.kind)
-        if taker:
-            taker(event, now, wall)
+    def _take(self, message: _core.Queued, now: int, wall: int) -> None:
+        if not self.enabled:
+            self._refuse(_DOWN, message)  # it came in while the device went down
+        elif message.peer:
+            self._take_response(message, now)
+        else:
+            self._take_initiation(message, now)
 
-    def _take_initiation(self, event: _core.Event, now: int, wall: int) -> None:
-        received = noise.consume_initiation(self.core, event.data, now)
-        if isinstance(received, int):
-            self._refuse(received, event)
-            return
-        # The response goes to where the initiation came from.
-        self._heard(received.peer, event, now)
-        answer = noise.create_response(self.core, received)
-        if isinstance(answer, int):
-            self._refuse(answer, event)
+    def _take_initiation(self, queued: _core.Queued, now: int) -> None:
+        with self.courtesy:
+            received = noise.consume_initiation(self.core, queued.data, now)
+            answer = received if isinstance(received, int) else noise.create_response(self.core, received)
+        if isinstance(received, int) or isinstance(answer, int):
+            self._refuse(answer if isinstance(answer, int) else noise.INVALID, queued)
             return
         index, message = answer
+        # The response goes to where the initiation came from.
+        self._heard(received.peer, queued, now)
         if self.keylog:
             self.keylog.write(self.core, received.peer, received.handshake)
         self.core.peer_begin_session_responder(
@@ -227,35 +239,36 @@ class Control:
         )
         self._send(received.peer, message, now)
 
-    def _take_response(self, event: _core.Event, now: int, wall: int) -> None:
-        pending = self.pending.get(event.peer)
+    def _take_response(self, queued: _core.Queued, now: int) -> None:
+        pending = self.pending.get(queued.peer)
         if pending is None:
-            self._refuse(noise.INVALID, event)
+            self._refuse(noise.INVALID, queued)
             return
-        done = noise.consume_response(self.core, pending.initiation, event.data)
+        with self.courtesy:
+            done = noise.consume_response(self.core, pending.initiation, queued.data)
         if isinstance(done, int):
-            self._refuse(done, event)
+            self._refuse(done, queued)
             return
-        del self.pending[event.peer]
-        self._heard(done.peer, event, now)
+        del self.pending[queued.peer]
+        self._heard(done.peer, queued, now)
         self.core.peer_begin_session_initiator(
             done.peer, done.handshake, done.local_index, done.remote_index, now
         )
-        self._tell(News("handshake", now, self._key(done.peer), event.endpoint, 1))
+        self._tell(News("handshake", now, self._key(done.peer), queued.endpoint, 1))
 
-    def _take_confirmed(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_confirmed(self, event: _core.Event, now: int) -> None:
         # A handshake of our own that crossed this one is not needed any more.
         if event.peer in self.pending:
             self._end(event.peer)
         self._tell(News("handshake", now, self._key(event.peer), event.endpoint, 0))
 
-    def _take_roamed(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_roamed(self, event: _core.Event, now: int) -> None:
         self._tell(News("roamed", now, self._key(event.peer), event.endpoint))
 
-    def _take_cookie(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_cookie(self, event: _core.Event, now: int) -> None:
         self._tell(News("cookie", now, self._key(event.peer), event.endpoint))
 
-    def _take_loop(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_loop(self, event: _core.Event, now: int) -> None:
         key = self._key(event.peer)
         if self._loop_log.may(event.peer, now):
             log.warning(
@@ -265,13 +278,13 @@ class Control:
             )  # fmt: skip
         self._tell(News("loop", now, key, event.endpoint))
 
-    def _take_load(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_load(self, event: _core.Event, now: int) -> None:
         if not self.under_load:
             self.under_load = True
             log.debug("%s: under load: handshakes need a cookie", self.name, extra=about("load", on=True))
             self._tell(News("load", now, value=1))
 
-    def _take_tun_gone(self, event: _core.Event, now: int, wall: int) -> None:
+    def _take_tun_gone(self, event: _core.Event, now: int) -> None:
         self._tell(News("tun_gone", now))
 
     # ---- debts ----
@@ -314,7 +327,8 @@ class Control:
         log.debug("%s: peer(%s): no answer, giving up", self.name, key, extra=about("given_up", peer=key))
 
     def _initiate(self, peer: int, attempts: int, now: int, wall: int) -> None:
-        made = noise.create_initiation(self.core, peer, self._stamper.stamp(peer, now, wall))
+        with self.courtesy:
+            made = noise.create_initiation(self.core, peer, self._stamper.stamp(peer, now, wall))
         if isinstance(made, int):
             self.core.count_drop(made)
             return
@@ -336,21 +350,21 @@ class Control:
             extra = about("unsent", peer=key, error=error.strerror)
             log.debug("%s: peer(%s): handshake not sent: %s", self.name, key, error, extra=extra)
 
-    def _heard(self, peer: int, event: _core.Event, now: int) -> None:
-        if event.endpoint is None:
+    def _heard(self, peer: int, queued: _core.Queued, now: int) -> None:
+        if queued.endpoint is None:
             return
         before = self.core.peer_info(peer).endpoint
-        self.core.peer_heard(peer, event.endpoint, len(event.data), now)
-        if before is not None and before[:2] != event.endpoint[:2]:
-            self._tell(News("roamed", now, self._key(peer), event.endpoint))
+        self.core.peer_heard(peer, queued.endpoint, len(queued.data), now)
+        if before is not None and before[:2] != queued.endpoint[:2]:
+            self._tell(News("roamed", now, self._key(peer), queued.endpoint))
 
     def _end(self, peer: int) -> None:
         self.pending.pop(peer, None)
         self.core.peer_end_handshake(peer)
 
-    def _refuse(self, reason: int, event: _core.Event) -> None:
+    def _refuse(self, reason: int, queued: _core.Queued) -> None:
         self.core.count_drop(reason)
-        where = event.endpoint.host if event.endpoint else "?"
+        where = queued.endpoint.host if queued.endpoint else "?"
         extra = about("refused", source=where, reason=_core.DROP_NAMES[reason])
         log.debug("%s: from %s: %s", self.name, where, _core.DROP_TEXTS[reason], extra=extra)
 

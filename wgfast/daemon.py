@@ -142,6 +142,7 @@ class Daemon:
         from wgfast.alarm import Alarm
         from wgfast.device import Device
         from wgfast.monitor import Monitor
+        from wgfast.priority import Courtesy
         from wgfast.uapi_server import UapiServer
 
         _core.aead_environment()  # as Device would, but before there is an interface
@@ -162,6 +163,7 @@ class Daemon:
                 name=self.interface.name,
             )
             stack.callback(self._device.close)
+            self._device.control.courtesy = Courtesy()
             self._selector.register(self._device.fileno(), selectors.EVENT_READ, _nothing)
             self._alarm = Alarm()
             self._watch(self._alarm, self._alarm.ring)

@@ -341,6 +341,7 @@ class Device:
                 queues=info.queues,
                 staged=info.staged,
                 events_waiting=info.events_waiting,
+                handshakes_waiting=info.handshakes_waiting,
                 packet_memory_ceiling=info.packet_memory_ceiling,
                 handler_errors=self.control.handler_errors,
                 drops=self.drops(),

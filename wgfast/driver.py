@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from .alarm import Alarm
 from .errors import ClosedError, ForkedError
+from .priority import Courtesy
 
 if TYPE_CHECKING:
     import asyncio
@@ -30,6 +31,7 @@ class ThreadDriver:
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._alarm = Alarm()
         self._stop = False
+        device.control.courtesy = Courtesy()
         self._thread = threading.Thread(target=self._run, name=f"{device.name} control", daemon=True)
         self._thread.start()
 

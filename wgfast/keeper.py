@@ -21,6 +21,7 @@ import threading
 from typing import Final
 
 from wgfast.errors import InterfaceError
+from wgfast.priority import keep_way_back
 
 BUFFER: Final = 4 << 20  # bytes, as the core wishes for (core/udp.c)
 _REQUEST: Final = struct.Struct("=II")
@@ -179,6 +180,7 @@ def drop_privileges(user: str | None = None) -> None:
     """No capability is left, nor can one come back; `user`: that user from now on, which takes CAP_SETUID.
     While the process has one thread: capabilities are a thread's. InterfaceError: it could not be done."""
     libc = ctypes.CDLL(None, use_errno=True)
+    keep_way_back()
     try:
         _must(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
         for capability in range(_LAST_CAPABILITY + 1):

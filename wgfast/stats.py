@@ -15,6 +15,7 @@ class DeviceStats:
     queues: int  # of the interface
     staged: int  # packets waiting for a session
     events_waiting: int
+    handshakes_waiting: int
     packet_memory_ceiling: int  # bytes
     handler_errors: int  # exceptions of event handlers
     drops: dict[str, int]

@@ -28,16 +28,16 @@ static struct wgf_index_entry *addressee(struct wgf_device *device, const struct
 	return wgf_indextable_find(&device->indices, wgf_load_le32(packet->outer + offset));
 }
 
-static void put(struct wgf_device *device, struct wgf_packet *packet, enum wgf_event_kind kind,
-		const struct wgf_peer *peer)
+/* peer: whose initiation it answers, NULL for an initiation. */
+static void queue(struct wgf_device *device, struct wgf_packet *packet, const struct wgf_peer *peer)
 {
-	struct wgf_event event = {.kind = kind, .peer = peer ? peer->handle : 0, .endpoint = packet->endpoint,
-				  .length = packet->outer_len};
-	memcpy(event.data, packet->outer, packet->outer_len);
-	if (wgf_events_put(&device->events, &event))
-		packet->drop = WGF_DROP_CONSUMED;
-	else
-		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_QUEUE);
+	struct wgf_queued_handshake message = {.peer = peer ? peer->handle : 0, .endpoint = packet->endpoint,
+					       .length = packet->outer_len};
+	memcpy(message.data, packet->outer, packet->outer_len);
+	if (wgf_handshakequeue_put(peer ? &device->answers : &device->initiations, &message))
+		wgf_drop_count(device, WGF_DROP_HANDSHAKE_QUEUE); /* another one */
+	packet->drop = WGF_DROP_CONSUMED;
+	wgf_events_wake(&device->events);
 }
 
 /* The cookie is in the jar; that nobody hears of it, where the queue is full, drops nothing. */
@@ -68,9 +68,22 @@ static void say_load(struct wgf_device *device)
 	wgf_events_put(&device->events, &event);
 }
 
+static uint32_t waiting(const struct wgf_device *device)
+{
+	return wgf_handshakequeue_waiting(&device->answers) + wgf_handshakequeue_waiting(&device->initiations);
+}
+
+/* While it lasts a flood whose senders show no cookie leaves the queue empty: it is by those turned away that it is
+ * known to go on. Were it let in every time the load seems over, each time would cost a queue's worth. */
+static bool goes_on(struct wgf_device *device, uint64_t since, uint64_t now)
+{
+	uint32_t turned_away = atomic_exchange_explicit(&device->turned_away, 0, memory_order_relaxed);
+	return turned_away >= WGF_UNDER_LOAD_HANDSHAKES && now - since < 2 * WGF_UNDER_LOAD_LINGER;
+}
+
 bool wgf_admission_under_load(struct wgf_device *device, uint64_t now)
 {
-	if (atomic_load_explicit(&device->events.handshakes, memory_order_relaxed) >= WGF_UNDER_LOAD_EVENTS) {
+	if (waiting(device) >= WGF_UNDER_LOAD_HANDSHAKES) {
 		if (!atomic_exchange_explicit(&device->loaded_at, now | 1, memory_order_relaxed))
 			say_load(device);
 		return true;
@@ -80,8 +93,21 @@ bool wgf_admission_under_load(struct wgf_device *device, uint64_t now)
 		return false;
 	if (now < at || now - at < WGF_UNDER_LOAD_LINGER)
 		return true;
+	/* One thread counts; for the others there is load meanwhile. */
+	uint64_t since = at;
+	if (!atomic_compare_exchange_strong_explicit(&device->loaded_at, &at, now | 1, memory_order_relaxed,
+						     memory_order_relaxed))
+		return at != 0;
+	if (goes_on(device, since, now))
+		return true;
 	atomic_store_explicit(&device->loaded_at, 0, memory_order_relaxed);
 	return false;
+}
+
+static void turn_away(struct wgf_device *device, struct wgf_packet *packet, enum wgf_drop reason)
+{
+	atomic_fetch_add_explicit(&device->turned_away, 1, memory_order_relaxed);
+	wgf_drop_packet(device, packet, reason);
 }
 
 /* Under load. False: answered or dropped. */
@@ -94,11 +120,11 @@ static bool may_pass(struct wgf_device *device, struct wgf_packet *packet,
 				     packet->outer_len, now, &reply))
 			wgf_device_send_message(device, NULL, &packet->endpoint, 0, (const uint8_t *)&reply,
 						sizeof reply);
-		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_COOKIE);
+		turn_away(device, packet, WGF_DROP_HANDSHAKE_COOKIE);
 		return false;
 	}
 	if (!wgf_ratelimit_allow(&device->ratelimit, &packet->endpoint, now)) {
-		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_RATE);
+		turn_away(device, packet, WGF_DROP_HANDSHAKE_RATE);
 		return false;
 	}
 	return true;
@@ -111,19 +137,19 @@ static void judge_handshake(struct wgf_device *device, struct wgf_packet *packet
 		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_NO_KEY);
 		return;
 	}
-	if (!wgf_cookie_mac1_valid(&identity->cookie_keys, packet->outer, packet->outer_len)) {
+	if (!wgf_cookie_mac1_valid(&identity->mac1, packet->outer, packet->outer_len)) {
 		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_MAC1);
 		return;
 	}
 	if (wgf_admission_under_load(device, now) && !may_pass(device, packet, identity, now))
 		return;
 	if (packet->outer[0] == WGF_MESSAGE_INITIATION) {
-		put(device, packet, WGF_EVENT_INITIATION, NULL);
+		queue(device, packet, NULL);
 		return;
 	}
 	struct wgf_index_entry *entry = addressee(device, packet, offsetof(struct wgf_message_response, receiver));
 	if (entry && !atomic_load_explicit(&entry->keypair, memory_order_acquire))
-		put(device, packet, WGF_EVENT_RESPONSE, entry->peer);
+		queue(device, packet, entry->peer);
 	else
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_INDEX);
 }

@@ -8,7 +8,7 @@
 struct wgf_device;
 struct wgf_packet;
 
-/* A message of type 1, 2 or 3: to the event queue, answered with a cookie reply, or a counted drop. */
+/* A message of type 1, 2 or 3: to a queue, answered with a cookie reply, or a counted drop. */
 void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *packet, uint64_t now);
 /* Under load: handshakes stand in line, or did a moment ago. */
 bool wgf_admission_under_load(struct wgf_device *device, uint64_t now);

@@ -105,6 +105,15 @@ void wgf_blake2s_init(struct wgf_blake2s *state, size_t out_len, const uint8_t *
 	}
 }
 
+void wgf_blake2s_settle(struct wgf_blake2s *state)
+{
+	if (state->filled < BLOCK)
+		return;
+	state->counted += BLOCK;
+	compress(state, state->block, 0);
+	state->filled = 0;
+}
+
 /* A full block waits until more comes, because the last one is compressed differently. */
 void wgf_blake2s_update(struct wgf_blake2s *state, const uint8_t *data, size_t len)
 {

@@ -110,12 +110,20 @@ void wgf_cookie_add_macs(struct wgf_cookie_jar *jar, uint8_t *message, size_t le
 	pthread_mutex_unlock(&jar->lock);
 }
 
-bool wgf_cookie_mac1_valid(const struct wgf_cookie_keys *keys, const uint8_t *message, size_t len)
+void wgf_cookie_mac1_start(struct wgf_blake2s *start, const struct wgf_cookie_keys *keys)
+{
+	wgf_blake2s_init(start, WGF_MAC_SIZE, keys->mac1, WGF_KEY_SIZE);
+	wgf_blake2s_settle(start);
+}
+
+bool wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *message, size_t len)
 {
 	if (len < MESSAGE_MIN)
 		return false;
 	uint8_t expected[WGF_MAC_SIZE];
-	wgf_blake2s(expected, WGF_MAC_SIZE, keys->mac1, WGF_KEY_SIZE, message, len - MACS_SIZE);
+	struct wgf_blake2s state = *start;
+	wgf_blake2s_update(&state, message, len - MACS_SIZE);
+	wgf_blake2s_final(&state, expected);
 	return wgf_equal(expected, message + len - MACS_SIZE, WGF_MAC_SIZE);
 }
 
@@ -144,8 +152,11 @@ static bool make_cookie(struct wgf_cookie_checker *checker, const struct wgf_end
 bool wgf_cookie_mac2_valid(struct wgf_cookie_checker *checker, const struct wgf_endpoint *from,
 			   const uint8_t *message, size_t len, uint64_t now)
 {
+	static const uint8_t none[WGF_MAC_SIZE];
 	uint8_t cookie[WGF_COOKIE_SIZE], expected[WGF_MAC_SIZE];
-	if (len < MESSAGE_MIN || !make_cookie(checker, from, now, cookie))
+	/* Who has no cookie sends zeros, and is told so by a glance. */
+	if (len < MESSAGE_MIN || memcmp(message + len - WGF_MAC_SIZE, none, WGF_MAC_SIZE) == 0 ||
+	    !make_cookie(checker, from, now, cookie))
 		return false;
 	wgf_blake2s(expected, WGF_MAC_SIZE, cookie, sizeof(cookie), message, len - WGF_MAC_SIZE);
 	bool valid = wgf_equal(expected, message + len - WGF_MAC_SIZE, WGF_MAC_SIZE);

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "blake2s.h"
 #include "endpoint.h"
 #include "limits.h"
 #include "messages.h"
@@ -48,7 +49,9 @@ void wgf_cookie_rotate(struct wgf_cookie_checker *checker, const uint8_t secret[
 /* The macs of a handshake message of ours (initiation or response), as its last 32 bytes. */
 void wgf_cookie_add_macs(struct wgf_cookie_jar *jar, uint8_t *message, size_t len, uint64_t now);
 
-bool wgf_cookie_mac1_valid(const struct wgf_cookie_keys *keys, const uint8_t *message, size_t len);
+/* What every mac1 begins with, hashed once. */
+void wgf_cookie_mac1_start(struct wgf_blake2s *start, const struct wgf_cookie_keys *keys);
+bool wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *message, size_t len);
 /* mac2 over the cookie that belongs to this source address and port. False while there is no secret,
  * or one older than COOKIE-REFRESH-TIME. */
 bool wgf_cookie_mac2_valid(struct wgf_cookie_checker *checker, const struct wgf_endpoint *from,

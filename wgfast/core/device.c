@@ -71,6 +71,10 @@ static int init_queues(struct wgf_device *device)
 	if (!error)
 		error = wgf_events_init(&device->events);
 	if (!error)
+		error = wgf_handshakequeue_init(&device->answers);
+	if (!error)
+		error = wgf_handshakequeue_init(&device->initiations);
+	if (!error)
 		error = wgf_cookie_checker_init(&device->checker);
 	if (!error)
 		error = wgf_ratelimit_init(&device->ratelimit);
@@ -169,6 +173,8 @@ void wgf_device_destroy(struct wgf_device *device)
 	wgf_ring_destroy(&device->receive_ring, &device->epoch);
 	wgf_ratelimit_destroy(&device->ratelimit);
 	wgf_cookie_checker_wipe(&device->checker);
+	wgf_handshakequeue_destroy(&device->initiations);
+	wgf_handshakequeue_destroy(&device->answers);
 	wgf_events_destroy(&device->events);
 	if (device->allowedips)
 		wgf_allowedips_destroy(device->allowedips);
@@ -218,6 +224,7 @@ int wgf_device_set_identity(struct wgf_device *device, const uint8_t *private_ke
 		memcpy(identity->private_key, private_key, WGF_KEY_SIZE);
 		memcpy(identity->public_key, public_key, WGF_KEY_SIZE);
 		wgf_cookie_keys(&identity->cookie_keys, public_key);
+		wgf_cookie_mac1_start(&identity->mac1, &identity->cookie_keys);
 	}
 	pthread_mutex_lock(&device->config);
 	publish_identity(device, identity);

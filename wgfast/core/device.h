@@ -8,10 +8,12 @@
 #include <stdint.h>
 
 #include "allowedips.h"
+#include "blake2s.h"
 #include "cookie.h"
 #include "drops.h"
 #include "epoch.h"
 #include "events.h"
+#include "handshakequeue.h"
 #include "icmp.h"
 #include "indextable.h"
 #include "offload.h"
@@ -31,6 +33,7 @@ struct wgf_identity {
 	uint8_t private_key[WGF_KEY_SIZE];
 	uint8_t public_key[WGF_KEY_SIZE];
 	struct wgf_cookie_keys cookie_keys;
+	struct wgf_blake2s mac1;           /* has taken in the key of mac1, and nothing else */
 };
 
 /* A message of ours that is no transport data, kept for the Engine, which has no socket. */
@@ -70,6 +73,7 @@ struct wgf_device {
 
 	struct wgf_staged staged;
 	struct wgf_events events;
+	struct wgf_handshakequeue answers, initiations;
 	struct wgf_cookie_checker checker;
 	struct wgf_ratelimit ratelimit;
 	struct wgf_icmp_limit icmp_limit;
@@ -77,6 +81,7 @@ struct wgf_device {
 
 	_Atomic uint64_t planned;          /* when the control plane will look at the timers by itself */
 	_Atomic uint64_t loaded_at;        /* last time handshakes stood in line; 0: not under load */
+	_Atomic uint32_t turned_away;      /* for want of a cookie or a rate, since load was looked at */
 	_Atomic uint64_t random;           /* state of the jitter's generator; nothing secret */
 	_Atomic uint64_t drops[WGF_DROP_COUNT];
 

@@ -9,9 +9,7 @@
  * it empty, clears `signalled`, and only then looks whether anything is there, in this order: a put
  * that comes before the clearing writes nothing, but the clearing has read what that put's exchange wrote,
  * so the look sees what it published; a put that comes after it writes. The clearing stands behind the read
- * so that no signal is ever read away with the flag left set, even if the caller forgets the result.
- *
- * Handshakes may fill three quarters of the ring: a flood of them does not crowd out other news. */
+ * so that no signal is ever read away with the flag left set, even if the caller forgets the result. */
 #include "events.h"
 
 #include <errno.h>
@@ -20,10 +18,8 @@
 #include <unistd.h>
 
 #define MASK (WGF_EVENTS - 1)
-#define HANDSHAKES_MAX (WGF_EVENTS - WGF_EVENTS / 4)
 
 _Static_assert((WGF_EVENTS & MASK) == 0, "a cell is chosen by a mask");
-_Static_assert(HANDSHAKES_MAX > WGF_UNDER_LOAD_EVENTS, "under load before the queue refuses");
 
 int wgf_events_init(struct wgf_events *events)
 {
@@ -43,7 +39,6 @@ int wgf_events_init(struct wgf_events *events)
 	atomic_init(&events->woken, false);
 	atomic_init(&events->put, 0);
 	atomic_init(&events->got, 0);
-	atomic_init(&events->handshakes, 0);
 	return 0;
 }
 
@@ -55,11 +50,6 @@ void wgf_events_destroy(struct wgf_events *events)
 	events->fd = -1;
 	free(events->cells);
 	events->cells = NULL;
-}
-
-static bool is_handshake(const struct wgf_event *event)
-{
-	return event->kind == WGF_EVENT_INITIATION || event->kind == WGF_EVENT_RESPONSE;
 }
 
 /* Makes the eventfd readable unless it is so already. */
@@ -95,17 +85,10 @@ static struct wgf_event_cell *draw_ticket(struct wgf_events *events, uint64_t *t
 
 bool wgf_events_put(struct wgf_events *events, const struct wgf_event *event)
 {
-	bool handshake = is_handshake(event);
-	/* Counted before it can be taken, so that the count never passes below zero. */
-	bool room = !handshake || atomic_fetch_add_explicit(&events->handshakes, 1,
-							    memory_order_relaxed) < HANDSHAKES_MAX;
 	uint64_t ticket;
-	struct wgf_event_cell *cell = room ? draw_ticket(events, &ticket) : NULL;
-	if (!cell) {
-		if (handshake)
-			atomic_fetch_sub_explicit(&events->handshakes, 1, memory_order_relaxed);
+	struct wgf_event_cell *cell = draw_ticket(events, &ticket);
+	if (!cell)
 		return false;
-	}
 	cell->event = *event;
 	atomic_store_explicit(&cell->turn, ticket + 1, memory_order_release);
 	signal_reader(events);
@@ -122,17 +105,13 @@ static bool published(struct wgf_events *events, uint64_t ticket)
 size_t wgf_events_take(struct wgf_events *events, struct wgf_event *out, size_t max)
 {
 	uint64_t ticket = atomic_load_explicit(&events->got, memory_order_relaxed);
-	uint32_t handshakes = 0;
 	size_t n = 0;
 	for (; n < max && published(events, ticket); n++, ticket++) {
 		struct wgf_event_cell *cell = &events->cells[ticket & MASK];
 		out[n] = cell->event;
-		handshakes += is_handshake(&out[n]);
 		atomic_store_explicit(&cell->turn, ticket + WGF_EVENTS, memory_order_release);
 	}
 	atomic_store_explicit(&events->got, ticket, memory_order_relaxed);
-	if (handshakes)
-		atomic_fetch_sub_explicit(&events->handshakes, handshakes, memory_order_relaxed);
 	return n;
 }
 

@@ -10,12 +10,9 @@
 
 #include "endpoint.h"
 #include "limits.h"
-#include "messages.h"
 
 enum wgf_event_kind {
-	WGF_EVENT_INITIATION = 1, /* data: a message whose mac1 (and, under load, mac2) is right */
-	WGF_EVENT_RESPONSE,       /* the same; peer: whose handshake the receiver index names */
-	WGF_EVENT_CONFIRMED,      /* peer: the first packet of a session we answered has arrived */
+	WGF_EVENT_CONFIRMED = 1,  /* peer: the first packet of a session we answered has arrived */
 	WGF_EVENT_ROAMED,         /* peer, endpoint */
 	WGF_EVENT_COOKIE,         /* peer: its cookie reply was taken in */
 	WGF_EVENT_LOOP,           /* peer: its endpoint routes into its own tunnel */
@@ -27,9 +24,7 @@ struct wgf_event {
 	uint32_t kind;
 	uint32_t value;
 	uint64_t peer;                 /* handle, 0: none */
-	struct wgf_endpoint endpoint;  /* of the datagram */
-	uint32_t length;               /* of data */
-	uint8_t data[WGF_HANDSHAKE_MESSAGE_MAX];
+	struct wgf_endpoint endpoint;
 };
 
 struct wgf_event_cell {
@@ -43,17 +38,16 @@ struct wgf_events {
 	_Atomic bool woken;                /* wake was called since the last quiet */
 	_Alignas(64) _Atomic uint64_t put; /* writers' ticket */
 	_Alignas(64) _Atomic uint64_t got; /* the reader's */
-	_Atomic uint32_t handshakes;       /* initiations and responses waiting */
 	struct wgf_event_cell *cells;      /* WGF_EVENTS of them */
 };
 
 int wgf_events_init(struct wgf_events *events); /* 0 or -errno */
 void wgf_events_destroy(struct wgf_events *events);
-/* Any thread. False: full, for handshakes already at three quarters. */
+/* Any thread. False: full. */
 bool wgf_events_put(struct wgf_events *events, const struct wgf_event *event);
 /* One thread at a time. Returns how many it copied out. */
 size_t wgf_events_take(struct wgf_events *events, struct wgf_event *out, size_t max);
-/* Make the eventfd readable without an event (a timer was armed early). */
+/* Make the eventfd readable without an event (a timer was armed early, a handshake message waits). */
 void wgf_events_wake(struct wgf_events *events);
 /* The reader, before sleeping on fd: makes it unreadable. True: do not sleep, take and scan once more
  * (an event is waiting, or wake was called since the last quiet). */

@@ -47,7 +47,8 @@
 #define WGF_STAGED_PER_PEER 128u      /* packets waiting for a handshake, per peer, as Linux */
 #define WGF_STAGED_BYTES (4u << 20)   /* the same, of a whole device */
 #define WGF_EVENTS 1024u              /* news waiting for Python */
-#define WGF_UNDER_LOAD_EVENTS 128u    /* this many handshakes waiting: under load */
+#define WGF_HANDSHAKES_WAITING 1024u  /* answers, and initiations, waiting for Python */
+#define WGF_UNDER_LOAD_HANDSHAKES 128u /* this many of both: under load */
 #define WGF_RATE_BUCKETS 8192u        /* sources whose handshakes are counted while under load */
 #define WGF_RATE_PER_SECOND 20u       /* handshakes a second of one source, as Linux */
 #define WGF_RATE_BURST 5u

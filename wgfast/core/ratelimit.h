@@ -1,5 +1,5 @@
-/* How many handshakes one source may cost us while we are under load: a token bucket for each IPv4
- * address and each IPv6 /64, in a table of fixed size, hashed with a random key. When it is full the
+/* How many handshakes one source may cost us while we are under load: a token bucket for each source
+ * (source.h), in a table of fixed size, hashed with a random key. When it is full the
  * bucket that was idle longest among a few candidates makes room. */
 #ifndef WGF_RATELIMIT_H
 #define WGF_RATELIMIT_H
@@ -10,12 +10,12 @@
 
 #include "endpoint.h"
 #include "limits.h"
+#include "source.h"
 
 struct wgf_rate_bucket {
-	uint64_t source;  /* the address (IPv4) or the upper half of it (IPv6) */
+	struct wgf_source source;
 	uint64_t last;    /* time of the last refill, 0: unused */
 	uint64_t tokens;  /* in nanoseconds of credit */
-	uint8_t family;
 };
 
 struct wgf_ratelimit {

@@ -23,6 +23,7 @@
 static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
 static void classify(struct wgf_device *device, struct wgf_batch *batch);
 static void open_batch(struct wgf_device *device, struct wgf_batch *batch);
+static bool authentic(const struct wgf_batch *batch);
 static void emit(struct wgf_device *device, struct wgf_batch *batch);
 
 enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
@@ -35,8 +36,18 @@ enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
 	if (n <= 0)
 		return WGF_IDLE;
 	wgf_receive_open(device, batch);
+	bool theirs = authentic(batch); /* now: finished, it is another thread's */
 	wgf_ring_finish(&device->receive_ring, batch, device, emit);
-	return WGF_MOVED;
+	return theirs ? WGF_MOVED : WGF_IDLE;
+}
+
+/* Of what strangers send nobody has moved anything: it keeps no thread awake (worker.c). */
+static bool authentic(const struct wgf_batch *batch)
+{
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->packets[i].keypair)
+			return true;
+	return false;
 }
 
 void wgf_receive_open(struct wgf_device *device, struct wgf_batch *batch)

@@ -58,6 +58,8 @@ int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info)
 	info->queues = atomic_load(&device->tun.queues_n);
 	uint64_t got = atomic_load(&device->events.got); /* first, or it might pass the other */
 	info->events_waiting = (uint32_t)(atomic_load(&device->events.put) - got);
+	info->handshakes_waiting =
+		wgf_handshakequeue_waiting(&device->answers) + wgf_handshakequeue_waiting(&device->initiations);
 	info->staged = staged_packets(device);
 	info->packet_memory_ceiling = device->ceiling;
 	info->listen_port = atomic_load_explicit(&device->listen_port, memory_order_relaxed);
@@ -88,6 +90,20 @@ int64_t wgf_device_take_events(struct wgf_device *device, struct wgf_event *out,
 	if (!wgf_device_alive(device))
 		return -EOWNERDEAD;
 	return (int64_t)wgf_events_take(&device->events, out, max);
+}
+
+int64_t wgf_device_take_answers(struct wgf_device *device, struct wgf_queued_handshake *out, size_t max)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	return (int64_t)wgf_handshakequeue_take(&device->answers, out, max);
+}
+
+int64_t wgf_device_take_initiations(struct wgf_device *device, struct wgf_queued_handshake *out, size_t max)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	return (int64_t)wgf_handshakequeue_take(&device->initiations, out, max);
 }
 
 bool wgf_device_quiet(struct wgf_device *device)

@@ -20,6 +20,7 @@
 #include "endpoint.h"
 #include "events.h"
 #include "handshake.h"
+#include "handshakequeue.h"
 #include "limiter.h"
 #include "limits.h"
 #include "messages.h"
@@ -88,10 +89,10 @@ int wgf_device_offloads(struct wgf_device *device, uint32_t *states);
 
 struct wgf_device_info {
 	uint32_t peers, indices, keypairs, threads, queues;
-	uint32_t events_waiting, staged;
-	uint64_t packet_memory_ceiling;
+	uint32_t events_waiting, handshakes_waiting, staged;
 	uint16_t listen_port;
-	uint16_t zero[3];
+	uint16_t zero;
+	uint64_t packet_memory_ceiling;
 };
 int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info);
 
@@ -190,6 +191,10 @@ int wgf_peer_stop(struct wgf_device *device, uint64_t handle); /* the device goe
 
 int wgf_device_event_fd(struct wgf_device *device);
 int64_t wgf_device_take_events(struct wgf_device *device, struct wgf_event *out, size_t max);
+/* Handshake messages that wait, up to max of them, of every source in turn: answers to initiations of ours;
+ * strangers' initiations. Both only wake the descriptor. */
+int64_t wgf_device_take_answers(struct wgf_device *device, struct wgf_queued_handshake *out, size_t max);
+int64_t wgf_device_take_initiations(struct wgf_device *device, struct wgf_queued_handshake *out, size_t max);
 /* Call before sleeping on the descriptor; true: do not sleep, there is news. */
 bool wgf_device_quiet(struct wgf_device *device);
 

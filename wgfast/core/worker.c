@@ -6,7 +6,8 @@
  * To be woken costs more than all the work on a packet, so a thread that has nothing more to do looks on for a
  * moment before it sleeps, giving way to whoever wants the processor; but only while that has paid lately (an
  * answer that came while it looked, or right after it had gone to sleep, is good for a few attempts), and never
- * for more than a fifth of the time. An idle tunnel sleeps.
+ * for more than a fifth of the time. An idle tunnel sleeps, and so does one to which only strangers send: what they
+ * send is read and judged, but it counts as nothing, and between two batches of it the thread asks the system.
  *
  * Each round reads the clock once and hands it down: no other file of the core does. */
 #include "worker.h"
@@ -159,19 +160,25 @@ static void looked_on(struct wgf_worker *worker, uint64_t time, bool paid)
 		worker->credit--;
 }
 
-/* Carries whatever is there, and looks on for a while if that has paid of late. Returns when it last looked. */
-static uint64_t carry(struct wgf_worker *worker)
+/* Carries whatever is there, and looks on for a while if that has paid of late. Returns when it last looked. It had
+ * gone to sleep at `slept`: if that is a moment ago, to stay awake would have paid. */
+static uint64_t carry(struct wgf_worker *worker, uint64_t slept)
 {
 	uint64_t now = wgf_clock_now(), idle = 0, until = 0;
+	bool soon = now - slept < SPIN;
 	while (!stops(worker)) {
-		bool moved = carry_once(worker, now) == WGF_MOVED;
-		if (moved && idle)
-			looked_on(worker, now - idle, true);
+		enum wgf_progress progress = carry_once(worker, now);
+		bool moved = progress == WGF_MOVED;
+		if (moved && (idle || soon))
+			looked_on(worker, idle ? now - idle : 0, true);
+		soon = false;
 		if (moved) {
 			idle = 0;
 		} else if (idle == 0) {
 			idle = now;
 			until = now + patience(worker, now);
+			if (until == now && progress == WGF_IDLE)
+				break;
 		} else if (now >= until) {
 			break;
 		}
@@ -192,9 +199,7 @@ static void *worker_main(void *argument)
 	while (!stops(worker)) {
 		if (epoll_wait(worker->poll, ready, 4, -1) < 0 && errno != EINTR)
 			break;
-		if (wgf_clock_now() - slept < SPIN) /* so soon: to stay awake would have paid */
-			worker->credit = CREDIT;
-		slept = carry(worker);
+		slept = carry(worker, slept);
 	}
 	return NULL;
 }
