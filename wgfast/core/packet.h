@@ -34,6 +34,7 @@ struct wgf_packet {
 	uint32_t inner_room, outer_room; /* bytes that may be written there */
 	uint32_t inner_len, outer_len;   /* bytes that are there */
 	enum wgf_drop drop;              /* WGF_DROP_NOT, or why the packet goes no further */
+	enum wgf_drop refusal;           /* receive: what it will be dropped for if it is new, or WGF_DROP_NOT */
 	uint8_t tos;                     /* of the outer header */
 	uint64_t counter;
 	struct wgf_peer *peer;           /* pinned by the batch's reader, with the keypair */

@@ -2,8 +2,8 @@
  *
  *   1 receive    serial     the sockets; the next ticket
  *   2 classify   parallel   message type; receiver index -> keypair; handshakes go to admission.c
- *   3 open       parallel   ChaCha20-Poly1305
- *   4 order      in order   replay window, confirmation, endpoint, source address, ECN, limits, timers
+ *   3 open       parallel   ChaCha20-Poly1305; then the inner packet: its lengths, its source's owner
+ *   4 order      in order   replay window, confirmation, endpoint, what 3 found, ECN, limits, timers
  *   5 deliver    in order   the interface
  *
  * Nothing before 4 changes any state on behalf of a sender, and nothing reaches 4 unauthenticated. */
@@ -18,12 +18,14 @@
 #include "ip.h"
 #include "keypair.h"
 #include "limiter.h"
+#include "owners.h"
 #include "tun.h"
 
 static int read_batch(struct wgf_device *device, struct wgf_batch *batch);
 static void classify(struct wgf_device *device, struct wgf_batch *batch);
 static void open_batch(struct wgf_device *device, struct wgf_batch *batch);
 static bool authentic(const struct wgf_batch *batch);
+static void judge(struct wgf_device *device, struct wgf_batch *batch);
 static void emit(struct wgf_device *device, struct wgf_batch *batch);
 
 enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
@@ -54,6 +56,7 @@ void wgf_receive_open(struct wgf_device *device, struct wgf_batch *batch)
 {
 	classify(device, batch);
 	open_batch(device, batch);
+	judge(device, batch);
 }
 
 /* ---- 1 ---- */
@@ -140,9 +143,7 @@ static void fetch_session(const struct wgf_index_entry *entry, uint64_t counter)
 		return;
 	__builtin_prefetch(keypair->receive_key);
 	__builtin_prefetch(wgf_replay_word(&keypair->replay, counter), 1);
-	__builtin_prefetch(&entry->peer->current);
-	__builtin_prefetch(&entry->peer->next, 1);
-	__builtin_prefetch(&entry->peer->handle, 1);
+	wgf_peer_fetch(entry->peer);
 }
 
 /* Packets of many peers need rows from all over memory: asked for before the first is looked at, they come
@@ -199,6 +200,37 @@ static void open_batch(struct wgf_device *device, struct wgf_batch *batch)
 	}
 }
 
+/* Finds out what will become of an inner packet, once it is known to be new. Its source's owner is wanted. */
+static void inspect(struct wgf_packet *packet, uint32_t i, struct wgf_owners *owners)
+{
+	struct wgf_ip ip;
+	if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
+		packet->refusal = WGF_DROP_RECEIVE_MALFORMED;
+		return;
+	}
+	packet->refusal = WGF_DROP_NOT;
+	packet->inner_len = ip.length; /* padding ends here */
+	wgf_owners_want(owners, i, ip.family, ip.source);
+}
+
+/* The source must route back to the peer it came from, in the table of the whole device: another
+ * peer's more specific prefix wins here as it does when sending. */
+static void judge(struct wgf_device *device, struct wgf_batch *batch)
+{
+	struct wgf_owners owners;
+	wgf_owners_begin(&owners);
+	for (uint32_t i = 0; i < batch->count; i++)
+		if (batch->packets[i].drop == WGF_DROP_NOT && batch->packets[i].inner_len)
+			inspect(&batch->packets[i], i, &owners);
+	wgf_owners_find(&owners, device->allowedips);
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct wgf_packet *packet = &batch->packets[i];
+		if (packet->drop == WGF_DROP_NOT && packet->inner_len && packet->refusal == WGF_DROP_NOT &&
+		    wgf_owners_of(&owners, i) != (uint32_t)packet->peer->handle)
+			packet->refusal = WGF_DROP_RECEIVE_SOURCE;
+	}
+}
+
 /* ---- 4 ---- */
 
 static void put_event(struct wgf_device *device, enum wgf_event_kind kind, const struct wgf_packet *packet)
@@ -220,39 +252,20 @@ static void confirm(struct wgf_device *device, struct wgf_packet *packet, uint64
 	put_event(device, WGF_EVENT_CONFIRMED, packet);
 }
 
-/* The source must route back to the peer it came from, in the table of the whole device: another
- * peer's more specific prefix wins here as it does when sending. */
-static bool source_is_theirs(struct wgf_device *device, const struct wgf_ip *ip, const struct wgf_peer *peer)
-{
-	uint32_t owner = ip->family == 4 ? wgf_allowedips_lookup4(device->allowedips, ip->source)
-					 : wgf_allowedips_lookup6(device->allowedips, ip->source);
-	return owner == (uint32_t)peer->handle;
-}
-
 /* Neighbours from one peer: what was found of the last one mostly holds for the next. */
 struct stretch {
 	const struct wgf_packet *last; /* whose endpoint is the peer's; NULL: none yet */
-	struct wgf_ip theirs;          /* a source that is theirs; family 0: none yet */
 	uint64_t bytes, packets;
 	bool data;
 };
 
 static void admit_inner(struct wgf_device *device, struct wgf_packet *packet, struct stretch *stretch)
 {
-	struct wgf_ip ip;
-	if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
-		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_MALFORMED);
+	if (packet->refusal != WGF_DROP_NOT) {
+		wgf_drop_packet(device, packet, packet->refusal);
 		return;
 	}
-	if (stretch->theirs.family != ip.family || memcmp(stretch->theirs.source, ip.source, wgf_ip_address_size(&ip)) != 0) {
-		if (!source_is_theirs(device, &ip, packet->peer)) {
-			wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SOURCE);
-			return;
-		}
-		stretch->theirs = ip;
-	}
 	wgf_ip_ecn_decapsulate(packet->inner, packet->tos);
-	packet->inner_len = ip.length; /* padding ends here */
 	stretch->packets++;
 }
 

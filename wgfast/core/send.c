@@ -18,6 +18,7 @@
 #include "ip.h"
 #include "keypair.h"
 #include "limiter.h"
+#include "owners.h"
 #include "tun.h"
 
 static int read_batch(struct wgf_device *device, struct wgf_queue *queue, struct wgf_batch *batch);
@@ -121,55 +122,58 @@ static void report_loop(struct wgf_device *device, struct wgf_peer *peer, uint64
 	wgf_events_put(&device->events, &event);
 }
 
-static struct wgf_peer *peer_of(struct wgf_device *device, const struct wgf_ip *ip)
+/* Its congestion mark goes outside, its destination to `owners` unless it has its peer already. */
+static void inspect(struct wgf_device *device, struct wgf_batch *batch, uint32_t i, struct wgf_owners *owners)
 {
-	uint32_t owner = ip->family == 4 ? wgf_allowedips_lookup4(device->allowedips, ip->destination)
-					 : wgf_allowedips_lookup6(device->allowedips, ip->destination);
-	return wgf_peer_of_owner(&device->peers, owner);
-}
-
-/* What the last packet's destination led to: neighbours mostly go the same way. */
-struct way {
-	struct wgf_ip ip;                  /* family 0: there is none */
-	struct wgf_peer *to;
-	const struct wgf_packet *endpoint; /* a packet that has the endpoint of its peer; NULL: none */
-};
-
-static struct wgf_peer *peer_along(struct wgf_device *device, const struct wgf_ip *ip, struct way *way)
-{
-	if (way->ip.family != ip->family || memcmp(way->ip.destination, ip->destination, wgf_ip_address_size(ip)) != 0) {
-		way->to = peer_of(device, ip);
-		way->ip = *ip;
-	}
-	return way->to;
-}
-
-static void route_packet(struct wgf_device *device, struct wgf_packet *packet, struct way *way, uint64_t now)
-{
+	struct wgf_packet *packet = &batch->packets[i];
 	struct wgf_ip ip;
-	if (packet->inner_len) {
-		if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
-			wgf_drop_packet(device, packet, WGF_DROP_SEND_MALFORMED);
-			return;
-		}
-		if (packet->inner_len > WGF_MTU_MAX) { /* only from the rows of an Engine's caller */
-			wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);
-			return;
-		}
-		packet->tos = wgf_ip_ecn_encapsulate(packet->inner);
-		if (!packet->peer)
-			packet->peer = peer_along(device, &ip, way);
+	if (!wgf_ip_parse(&ip, packet->inner, packet->inner_len)) {
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_MALFORMED);
+		return;
 	}
+	if (packet->inner_len > WGF_MTU_MAX) { /* only from the rows of an Engine's caller */
+		wgf_drop_packet(device, packet, WGF_DROP_SEND_TOO_LARGE);
+		return;
+	}
+	packet->tos = wgf_ip_ecn_encapsulate(packet->inner);
+	if (!packet->peer)
+		wgf_owners_want(owners, i, ip.family, ip.destination);
+}
+
+/* The rows of many peers come from all over memory, those of one are in the cache. */
+static void fetch_peers(struct wgf_device *device, const struct wgf_owners *owners, uint32_t from, uint32_t n)
+{
+	struct wgf_peer *peers[WGF_BATCH_PACKETS];
+	for (uint32_t i = 0; i < n; i++) {
+		peers[i] = wgf_peer_of_owner(&device->peers, owners->owners[from + i]);
+		if (peers[i])
+			wgf_peer_fetch(peers[i]);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		struct wgf_keypair *keypair = peers[i] ? atomic_load_explicit(&peers[i]->current, memory_order_acquire) : NULL;
+		if (keypair)
+			__builtin_prefetch(&keypair->next_counter, 1);
+	}
+}
+
+/* What the last packet with an endpoint was given: neighbours mostly go to one peer. */
+static void load_endpoint(struct wgf_packet *packet, const struct wgf_packet **last)
+{
+	if (*last && (*last)->peer == packet->peer)
+		packet->endpoint = (*last)->endpoint;
+	else
+		wgf_endpoint_load(&packet->peer->endpoint, &packet->endpoint);
+	*last = packet;
+}
+
+static void direct(struct wgf_device *device, struct wgf_packet *packet, const struct wgf_packet **last, uint64_t now)
+{
 	if (!packet->peer) {
 		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_PEER);
 		answer_unreachable(device, packet, now);
 		return;
 	}
-	if (way->endpoint && way->endpoint->peer == packet->peer)
-		packet->endpoint = way->endpoint->endpoint;
-	else
-		wgf_endpoint_load(&packet->peer->endpoint, &packet->endpoint);
-	way->endpoint = packet;
+	load_endpoint(packet, last);
 	if (!packet->endpoint.family) {
 		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_ENDPOINT);
 		answer_unreachable(device, packet, now);
@@ -181,10 +185,25 @@ static void route_packet(struct wgf_device *device, struct wgf_packet *packet, s
 
 static void route(struct wgf_device *device, struct wgf_batch *batch)
 {
-	struct way way = {.to = NULL};
+	struct wgf_owners owners;
+	wgf_owners_begin(&owners);
 	for (uint32_t i = 0; i < batch->count; i++)
-		if (batch->packets[i].drop == WGF_DROP_NOT)
-			route_packet(device, &batch->packets[i], &way, batch->now);
+		if (batch->packets[i].drop == WGF_DROP_NOT && batch->packets[i].inner_len)
+			inspect(device, batch, i, &owners);
+	wgf_owners_find(&owners, device->allowedips);
+	if (owners.count4 + owners.count6 > 1) {
+		fetch_peers(device, &owners, 0, owners.count4);
+		fetch_peers(device, &owners, WGF_BATCH_PACKETS, owners.count6);
+	}
+	const struct wgf_packet *last = NULL;
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct wgf_packet *packet = &batch->packets[i];
+		if (packet->drop != WGF_DROP_NOT)
+			continue;
+		if (packet->inner_len && !packet->peer)
+			packet->peer = wgf_peer_of_owner(&device->peers, wgf_owners_of(&owners, i));
+		direct(device, packet, &last, batch->now);
+	}
 }
 
 /* ---- 3 ---- */
