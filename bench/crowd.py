@@ -46,7 +46,6 @@ class Scene:
         self.lab = lab
         self._program = program
         self._file = directory / "messages"
-        self._counter = 0
 
     def invite(self, peers: int) -> None:
         """Peers, each with a session."""
@@ -68,12 +67,9 @@ class Scene:
         """Writes so many messages of each peer; returns their size."""
         size = 0
         with self._file.open("wb") as file:
-            for messages in self.crowd.messages(
-                ELSEWHERE, payload, range(self._counter, self._counter + each)
-            ):
+            for messages in self.crowd.messages(ELSEWHERE, payload, each):
                 size = messages.shape[1]
                 file.write(messages.tobytes())
-        self._counter += each
         return size
 
     def speak(self, size: int, rate: int, seconds: float) -> subprocess.Popen[str]:

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ from wgfast import _core, generate_private_key, noise, public_key, seal
 from wgfast.testing import packet
 
 _HEADER = struct.Struct("<IIQ")
-OVERHEAD = 32  # header and tag of a data message
 
 
 def address(number: int) -> str:
@@ -38,6 +37,7 @@ class Crowd:
         self._running: dict[int, noise.Initiation] = {}
         self._send_keys = np.zeros((size, 32), np.uint8)
         self._indices = np.zeros(size, np.uint32)
+        self._said = 0  # messages of each
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -80,17 +80,17 @@ class Crowd:
         key = self.keys[number - 1]
         self._core.set_identity(key, bytes(public_key(key)))
 
-    def messages(
-        self, destination: str, payload: int, counters: Sequence[int]
-    ) -> Iterator[NDArray[np.uint8]]:
-        """For each counter one data message from everybody, (size, bytes) uint8: an inner UDP packet."""
+    def messages(self, destination: str, payload: int, each: int) -> Iterator[NDArray[np.uint8]]:
+        """So many times a data message from everybody, (size, bytes) uint8: an inner UDP packet. None of them
+        has been before."""
         inner = [packet(address(number), destination, bytes(payload)) for number in range(1, len(self) + 1)]
         length = -(-len(inner[0]) // 16) * 16
         texts = np.zeros((len(self), length), np.uint8)
         texts[:, : len(inner[0])] = np.frombuffer(b"".join(inner), np.uint8).reshape(len(self), -1)
         sealed = np.empty((len(self), length + 16), np.uint8)
-        for counter in counters:
+        for counter in range(self._said, self._said + each):
             numbers = np.full(len(self), counter, np.uint64)
             seal(texts, np.full(len(self), length, np.uint32), self._send_keys, numbers, sealed)
             headers = b"".join(_HEADER.pack(4, int(index), counter) for index in self._indices)
             yield np.hstack([np.frombuffer(headers, np.uint8).reshape(-1, _HEADER.size), sealed])
+        self._said += each

@@ -14,6 +14,16 @@ REPEAT = 32  # calls in a round, so that meeting at its ends costs little beside
 closing: list[tuple[str, float, float, int]] = []
 
 
+def note(benchmark: Any, items: int, size: int = 0, threads: int = 1) -> None:
+    """Each round did `items` packets (or lookups) of `size` bytes in every thread."""
+    if benchmark.disabled:
+        return
+    each = items * threads / benchmark.stats.stats.median
+    gbits = each * size * 8 / 1e9
+    benchmark.extra_info.update(per_second=each, gbits_per_second=gbits, threads=threads)
+    closing.append((benchmark.name, each, gbits, threads))
+
+
 class Crew:
     """One piece of work for each thread, done side by side, round by round; threads wait in between."""
 
@@ -30,13 +40,7 @@ class Crew:
         benchmark(self._round)
         self._done = True
         self._begin.wait()
-        if benchmark.disabled:
-            return
-        threads = len(self._work)
-        each = items * REPEAT * threads / benchmark.stats.stats.median
-        gbits = each * size * 8 / 1e9
-        benchmark.extra_info.update(per_second=each, gbits_per_second=gbits, threads=threads)
-        closing.append((benchmark.name, each, gbits, threads))
+        note(benchmark, items * REPEAT, size, len(self._work))
 
     def _round(self) -> None:
         self._begin.wait()
