@@ -37,6 +37,7 @@ from .settings import (
     parse_endpoint_host,
 )
 from .stats import DeviceStats as DeviceStats
+from .stats import statistics_of
 from .tun import open_tun
 
 if TYPE_CHECKING:
@@ -319,8 +320,7 @@ class Device:
 
     def drops(self) -> dict[str, int]:
         """Dropped packets by reason (the names of core/drops.h)."""
-        with self.using() as core:
-            return dict(zip(_core.DROP_NAMES, core.drops(), strict=True))
+        return self.statistics().drops
 
     def offloads(self) -> dict[str, str]:
         """Each by name: "untried" (no port yet), "in use", "switched off", or "absent" or "given up": why."""
@@ -333,19 +333,7 @@ class Device:
 
     def statistics(self) -> DeviceStats:
         with self.using() as core:
-            info = core.info()
-            return DeviceStats(
-                peers=info.peers,
-                sessions=info.keypairs,
-                threads=info.threads,
-                queues=info.queues,
-                staged=info.staged,
-                events_waiting=info.events_waiting,
-                handshakes_waiting=info.handshakes_waiting,
-                packet_memory_ceiling=info.packet_memory_ceiling,
-                handler_errors=self.control.handler_errors,
-                drops=self.drops(),
-            )
+            return statistics_of(core, self.control)
 
     def on(self, event: EventName, handler: Handler) -> None:
         """Calls `handler(News)` when `event` happens (the names: control.News), on the thread that calls

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import _core
+
+if TYPE_CHECKING:
+    from .control import Control
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +25,22 @@ class DeviceStats:
     packet_memory_ceiling: int  # bytes
     handler_errors: int  # exceptions of event handlers
     drops: dict[str, int]
+
+
+def statistics_of(core: _core.Core, control: Control) -> DeviceStats:
+    info = core.info()
+    return DeviceStats(
+        peers=info.peers,
+        sessions=info.keypairs,
+        threads=info.threads,
+        queues=info.queues,
+        staged=info.staged,
+        events_waiting=info.events_waiting,
+        handshakes_waiting=info.handshakes_waiting,
+        packet_memory_ceiling=info.packet_memory_ceiling,
+        handler_errors=control.handler_errors,
+        drops=dict(zip(_core.DROP_NAMES, core.drops(), strict=True)),
+    )
 
 
 @dataclass(frozen=True, slots=True)
