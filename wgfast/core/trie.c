@@ -120,8 +120,17 @@ static uint32_t search(const struct wgf_trie *trie, uint32_t number, struct wgf_
 	return 0;
 }
 
+/* What a change at this place is going to look at: it comes while the records are searched. */
+static void fetch(const struct wgf_trie *trie, size_t place)
+{
+	uint32_t inside = wgf_entry_inside(table_at(trie, place));
+	if (inside >= WGF_ANSWER_NODE)
+		__builtin_prefetch(wgf_trie_node(trie, inside - WGF_ANSWER_NODE));
+}
+
 uint32_t wgf_trie_find(struct wgf_trie *trie, struct wgf_key key, unsigned length)
 {
+	fetch(trie, wgf_trie_place(trie, key));
 	if (length > trie->bits + WGF_STRIDE) {
 		struct path path;
 		descend(trie, key, length, &path);
