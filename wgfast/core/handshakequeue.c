@@ -55,7 +55,7 @@ struct wgf_handshake_lines {
 int wgf_handshakequeue_init(struct wgf_handshakequeue *queue)
 {
 	atomic_init(&queue->waiting, 0);
-	int error = wgf_source_key(queue->hash_key);
+	int error = wgf_siphash_key(queue->hash_key);
 	if (error)
 		return error;
 	queue->lines = calloc(1, sizeof(*queue->lines));

@@ -1,6 +1,6 @@
 /* The peers of a device: a flat array from identifier to row, mapped at its full size so that readers
  * index it without a lock and it never moves; pages exist only as far as identifiers were used. Public
- * keys are found by the control plane through open addressing under a random hash key, since whoever
+ * keys are found by the control plane through open addressing under SipHash with a random key, since whoever
  * configures peers may not be trusted to choose keys that spread. An identifier is used again only
  * after its row was released, when no reader can still hold it from a lookup. */
 #include "peer.h"
@@ -9,11 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 
 #include "bytes.h"
 #include "device.h"
 #include "limiter.h"
+#include "siphash.h"
 
 static void *map_array(size_t size)
 {
@@ -36,8 +36,9 @@ static void unmap_array(void *memory, size_t size)
 int wgf_peertable_init(struct wgf_peertable *table)
 {
 	memset(table, 0, sizeof *table);
-	if (getrandom(table->hash_key, sizeof table->hash_key, 0) != (ssize_t)sizeof table->hash_key)
-		return -EIO;
+	int error = wgf_siphash_key(table->hash_key);
+	if (error)
+		return error;
 	table->rows = map_array(ROWS_SIZE);
 	table->looks = map_array(LOOKS_SIZE);
 	table->generations = map_array(GENERATIONS_SIZE);
@@ -63,17 +64,9 @@ void wgf_peertable_destroy(struct wgf_peertable *table)
 	memset(table, 0, sizeof *table);
 }
 
-/* Two rounds of multiply-fold under a random key. Public keys are not secret; all that is asked is
- * that nobody can choose many that collide. */
 static uint32_t key_hash(const struct wgf_peertable *table, const uint8_t key[WGF_KEY_SIZE])
 {
-	uint64_t h = table->hash_key[0];
-	for (size_t i = 0; i < WGF_KEY_SIZE; i += 8) {
-		h ^= wgf_load_le64(key + i) + table->hash_key[1];
-		h *= UINT64_C(0x9e3779b97f4a7c15);
-		h ^= h >> 29;
-	}
-	return (uint32_t)(h >> 32);
+	return (uint32_t)wgf_siphash(table->hash_key, key, WGF_KEY_SIZE);
 }
 
 static struct wgf_peer *row(const struct wgf_peertable *table, uint32_t id)

@@ -1,7 +1,7 @@
 /* Per-source limits on handshakes: token buckets in a 4-way set-associative table.
  *
  * The size is fixed, so a flood cannot grow it, and a source looks at four buckets, so a flood cannot
- * slow it down. Which four is a keyed hash (source.c): nobody outside can choose
+ * slow it down. Which four is a keyed hash (siphash.h): nobody outside can choose
  * addresses that fall together and push one victim's bucket out, or their own. A source pushed out
  * starts again with a full burst, so what a large pool of real addresses gains by it is at most what
  * so many honest sources would be given.
@@ -23,7 +23,7 @@ _Static_assert((SETS & (SETS - 1)) == 0, "a set is chosen by a mask");
 int wgf_ratelimit_init(struct wgf_ratelimit *limit)
 {
 	limit->buckets = NULL;
-	int error = wgf_source_key(limit->hash_key);
+	int error = wgf_siphash_key(limit->hash_key);
 	return error ? error : -pthread_mutex_init(&limit->lock, NULL);
 }
 

@@ -8,6 +8,7 @@
 
 #include "bytes.h"
 #include "endpoint.h"
+#include "siphash.h"
 
 struct wgf_source {
 	uint64_t address; /* of IPv6 the upper half */
@@ -25,8 +26,12 @@ static inline bool wgf_source_same(struct wgf_source a, struct wgf_source b)
 	return a.address == b.address && a.family == b.family;
 }
 
-int wgf_source_key(uint64_t key[2]); /* a random one: 0 or -errno */
-/* Nobody who does not know the key can choose sources that fall together. */
-uint64_t wgf_source_hash(const uint64_t key[2], struct wgf_source source);
+static inline uint64_t wgf_source_hash(const uint64_t key[2], struct wgf_source source)
+{
+	uint8_t data[16];
+	wgf_store_le64(data, source.address);
+	wgf_store_le64(data + 8, source.family);
+	return wgf_siphash(key, data, sizeof(data));
+}
 
 #endif

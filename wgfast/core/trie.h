@@ -44,7 +44,7 @@
 #include "prefixes.h"
 
 #define WGF_STRIDE 6u
-#define WGF_SLOTS 64u
+#define WGF_NODE_SLOTS 64u
 #define WGF_BITS_SMALL 6u
 #define WGF_BITS_LARGE 18u
 
@@ -140,7 +140,7 @@ static inline uint64_t wgf_entry(uint32_t inside, uint32_t outside, unsigned fir
 
 static inline uint64_t wgf_entry_empty(uint32_t outside)
 {
-	return wgf_entry(outside, outside, 0, 2 * WGF_SLOTS - 1);
+	return wgf_entry(outside, outside, 0, 2 * WGF_NODE_SLOTS - 1);
 }
 
 /* The same entry, covered by something else. */

@@ -192,10 +192,10 @@ void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t 
 
 /* The records of the list that are of this node, over each other: those later in the list are longer or elsewhere.
  * False: there are none. */
-static bool paint(const struct wgf_trie *trie, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+static bool paint(const struct wgf_trie *trie, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
 {
 	bool some = false;
-	for (unsigned slot = 0; slot < WGF_SLOTS; slot++)
+	for (unsigned slot = 0; slot < WGF_NODE_SLOTS; slot++)
 		answers[slot] = WGF_ANSWER_INHERIT;
 	for (uint32_t number = plan->list; number;) {
 		const struct wgf_record *record = wgf_prefixes_at(trie->prefixes, number);
@@ -232,13 +232,13 @@ static void begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key
 	node->list = plan->list;
 }
 
-static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
 {
 	struct wgf_trie *trie = change->trie;
 	uint64_t bitmap = 0;
 	unsigned count = 1;
 	uint32_t last = answers[0];
-	for (unsigned slot = 1; slot < WGF_SLOTS; slot++) {
+	for (unsigned slot = 1; slot < WGF_NODE_SLOTS; slot++) {
 		uint64_t differs = answers[slot] != last;
 		last = answers[slot];
 		bitmap |= differs << slot;
@@ -296,10 +296,10 @@ uint32_t wgf_change_cover(struct wgf_change *change, uint32_t at, uint32_t cover
 
 /* In IPv6 a node finds out by itself whose addresses are not its own, and answers with its cover. So it may stand in the slots
  * behind its own as well where they have that answer, which leaves nodes half as many. */
-static void spread_children(const struct wgf_trie *trie, uint32_t answers[WGF_SLOTS])
+static void spread_children(const struct wgf_trie *trie, uint32_t answers[WGF_NODE_SLOTS])
 {
 	uint32_t cover = 0;
-	for (unsigned slot = 0; slot + 1 < WGF_SLOTS; slot++) {
+	for (unsigned slot = 0; slot + 1 < WGF_NODE_SLOTS; slot++) {
 		if (answers[slot] < WGF_ANSWER_NODE)
 			continue;
 		if (slot == 0 || answers[slot] != answers[slot - 1])
@@ -310,10 +310,10 @@ static void spread_children(const struct wgf_trie *trie, uint32_t answers[WGF_SL
 }
 
 /* The children under the covers that the node's own prefixes give them, among its answers. */
-static void put_children(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_SLOTS])
+static void put_children(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
 {
 	struct wgf_trie *trie = change->trie;
-	for (unsigned slot = 0; plan->children && slot < WGF_SLOTS; slot++) {
+	for (unsigned slot = 0; plan->children && slot < WGF_NODE_SLOTS; slot++) {
 		if (!plan->child[slot])
 			continue;
 		unsigned depth = wgf_node_depth(trie, plan->child[slot], plan->depth + WGF_STRIDE);
@@ -334,7 +334,7 @@ static uint32_t only_child(struct wgf_change *change, const struct wgf_plan *pla
 
 uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan)
 {
-	uint32_t answers[WGF_SLOTS];
+	uint32_t answers[WGF_NODE_SLOTS];
 	bool some = paint(change->trie, plan, answers);
 	if (!some && plan->children == 0)
 		return 0;
@@ -347,23 +347,23 @@ uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan)
 }
 
 /* Is one run of slots with the same owner all there is? */
-static bool one_run(const uint32_t answers[WGF_SLOTS], unsigned *first, unsigned *follow)
+static bool one_run(const uint32_t answers[WGF_NODE_SLOTS], unsigned *first, unsigned *follow)
 {
 	unsigned slot = 0, end;
 	while (answers[slot] == WGF_ANSWER_INHERIT)
 		slot++;
-	for (end = slot + 1; end < WGF_SLOTS && answers[end] == answers[slot];)
+	for (end = slot + 1; end < WGF_NODE_SLOTS && answers[end] == answers[slot];)
 		end++;
 	*first = slot;
 	*follow = end - slot - 1;
-	while (end < WGF_SLOTS && answers[end] == WGF_ANSWER_INHERIT)
+	while (end < WGF_NODE_SLOTS && answers[end] == WGF_ANSWER_INHERIT)
 		end++;
-	return end == WGF_SLOTS;
+	return end == WGF_NODE_SLOTS;
 }
 
 uint64_t wgf_change_enter(struct wgf_change *change, struct wgf_plan *plan, uint32_t outside)
 {
-	uint32_t answers[WGF_SLOTS], at;
+	uint32_t answers[WGF_NODE_SLOTS], at;
 	unsigned first, follow;
 	bool some = paint(change->trie, plan, answers);
 	if (!some && plan->children == 0)
@@ -376,5 +376,5 @@ uint64_t wgf_change_enter(struct wgf_change *change, struct wgf_plan *plan, uint
 		put_children(change, plan, answers);
 		at = build(change, plan, answers);
 	}
-	return wgf_entry(WGF_ANSWER_NODE + at, outside, 0, WGF_SLOTS - 1);
+	return wgf_entry(WGF_ANSWER_NODE + at, outside, 0, WGF_NODE_SLOTS - 1);
 }

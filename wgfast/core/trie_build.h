@@ -26,7 +26,7 @@ struct wgf_plan {
 	uint32_t cover;    /* an owner or INHERIT */
 	uint32_t list;     /* the first of its records */
 	unsigned children;
-	uint32_t child[WGF_SLOTS]; /* by slot: a node, or 0 */
+	uint32_t child[WGF_NODE_SLOTS]; /* by slot: a node, or 0 */
 };
 
 void wgf_plan_begin(struct wgf_plan *plan, struct wgf_key key, unsigned depth);

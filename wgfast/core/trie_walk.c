@@ -44,7 +44,7 @@ static void visit_node(struct walk *walk, uint32_t at, uint32_t list, unsigned d
 			break;
 		slot = (unsigned)__builtin_ctzll(rest);
 	}
-	visit_until(walk, list, WGF_SLOTS, depth);
+	visit_until(walk, list, WGF_NODE_SLOTS, depth);
 }
 
 void wgf_trie_walk(struct wgf_trie *trie, bool (*visit)(void *context, uint32_t number), void *context)
@@ -54,13 +54,13 @@ void wgf_trie_walk(struct wgf_trie *trie, bool (*visit)(void *context, uint32_t 
 		uint64_t entry = atomic_load_explicit(&wgf_trie_table(trie)[place], memory_order_relaxed);
 		uint32_t list = trie->lists[place];
 		if (wgf_entry_inside(entry) < WGF_ANSWER_NODE) {
-			visit_until(&walk, list, WGF_SLOTS, trie->bits);
+			visit_until(&walk, list, WGF_NODE_SLOTS, trie->bits);
 			continue;
 		}
 		uint32_t at = wgf_entry_inside(entry) - WGF_ANSWER_NODE;
 		unsigned depth = wgf_node_depth(trie, at, trie->bits);
 		if (depth > trie->bits) { /* the table's own are all shorter than what the node skips */
-			visit_until(&walk, list, WGF_SLOTS, trie->bits);
+			visit_until(&walk, list, WGF_NODE_SLOTS, trie->bits);
 			list = wgf_node_list(trie, at);
 		}
 		visit_node(&walk, at, list, depth);

@@ -1,10 +1,11 @@
-#include "source.h"
+#include "siphash.h"
 
 #include <errno.h>
-#include <stddef.h>
 #include <sys/random.h>
 
-int wgf_source_key(uint64_t key[2])
+#include "bytes.h"
+
+int wgf_siphash_key(uint64_t key[2])
 {
 	ssize_t got;
 	do
@@ -32,21 +33,27 @@ static void sip_round(uint64_t v[4])
 	v[2] = rotate(v[2], 32);
 }
 
-/* SipHash-2-4 of the nine bytes address || family: one whole word and the closing one, whose top byte
- * is the length. */
-uint64_t wgf_source_hash(const uint64_t key[2], struct wgf_source source)
+static void take_word(uint64_t v[4], uint64_t word)
 {
-	const uint64_t words[2] = {source.address, UINT64_C(9) << 56 | source.family};
+	v[3] ^= word;
+	sip_round(v);
+	sip_round(v);
+	v[0] ^= word;
+}
+
+uint64_t wgf_siphash(const uint64_t key[2], const uint8_t *data, size_t len)
+{
 	uint64_t v[4] = {
 		key[0] ^ UINT64_C(0x736f6d6570736575), key[1] ^ UINT64_C(0x646f72616e646f6d),
 		key[0] ^ UINT64_C(0x6c7967656e657261), key[1] ^ UINT64_C(0x7465646279746573),
 	};
-	for (size_t i = 0; i < 2; i++) {
-		v[3] ^= words[i];
-		sip_round(v);
-		sip_round(v);
-		v[0] ^= words[i];
-	}
+	uint64_t last = (uint64_t)len << 56; /* what is no whole word, and the length */
+	size_t at = 0;
+	for (; at + 8 <= len; at += 8)
+		take_word(v, wgf_load_le64(data + at));
+	for (unsigned bits = 0; at < len; at++, bits += 8)
+		last |= (uint64_t)data[at] << bits;
+	take_word(v, last);
 	v[2] ^= 0xff;
 	for (size_t i = 0; i < 4; i++)
 		sip_round(v);
