@@ -37,9 +37,8 @@ from pathlib import Path
 from compare_contestants import Contestant, parse_implementations
 from compare_lab import OUTSIDE, PORT, Lab, run, terminated_as_interrupted
 from compare_measures import Settings, iperf, iperf_values
-from handshakes import AT_ONCE, initiations, inside
-
-from wgfast import generate_private_key, public_key
+from crowd_sessions import Crowd
+from handshakes import AT_ONCE, inside
 
 SOURCE = Path(__file__).with_name("flood.c")
 RATES = {"junk": 100_000, "good": 20_000}
@@ -90,14 +89,10 @@ class Returning:
     """Peers that come back, one after the other; a context manager."""
 
     def __init__(self, lab: Lab, seconds: float) -> None:
-        keys = [bytes(generate_private_key()) for _ in range(int(PEERS_A_SECOND * seconds))]
-        lines = []
-        for number, key in enumerate(keys):
-            address = ".".join(map(str, (number + (10 << 24)).to_bytes(4, "big")))
-            public = base64.b64encode(bytes(public_key(key))).decode()
-            lines.append(f"[Peer]\nPublicKey = {public}\nAllowedIPs = {address}/32\n")
-        lab.right.run("wg", "addconf", lab.interfaces[1], "/dev/stdin", stdin="".join(lines), timeout=120)
-        self._messages = iter(initiations(keys, key_of(lab)))
+        crowd = Crowd(int(PEERS_A_SECOND * seconds), key_of(lab))
+        peers = crowd.configuration()
+        lab.right.run("wg", "addconf", lab.interfaces[1], "/dev/stdin", stdin=peers, timeout=120)
+        self._messages = iter([crowd.initiation(number) for number in range(1, len(crowd) + 1)])
         with inside(lab.left):
             self._end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._end.connect((OUTSIDE[1], PORT))

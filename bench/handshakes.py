@@ -13,10 +13,8 @@ Medians, and the ratio to the last implementation within each round.
 from __future__ import annotations
 
 import argparse
-import base64
 import contextlib
 import ctypes
-import hashlib
 import os
 import socket
 import statistics
@@ -27,32 +25,15 @@ from pathlib import Path
 
 from compare_contestants import Implementation, parse_implementations
 from compare_lab import QUIET, Namespace, run, terminated_as_interrupted, wait_until
+from crowd_sessions import Crowd
 
-from wgfast import _core, generate_private_key, noise, public_key
+from wgfast import generate_private_key, public_key
 
 PORT = 51820
 AT_ONCE = 8
 PATIENCE = 2.0  # seconds without any response
 _TICKS = os.sysconf("SC_CLK_TCK")
 _CLONE_NEWNET = 0x40000000
-
-
-def initiations(keys: list[bytes], responder: bytes) -> list[bytes]:
-    """One from each of these private keys; the sender's index is its number from 1 on."""
-    core = _core.Core(0)
-    peer = core.add_peer(responder)
-    mac_key = hashlib.blake2s(b"mac1----" + responder).digest()
-    stamper = noise.Tai64n()
-    made = []
-    for number, key in enumerate(keys, 1):
-        core.set_identity(key, bytes(public_key(key)))
-        result = noise.create_initiation(core, peer, stamper.stamp(number, _core.clock_now(), time.time_ns()))
-        assert not isinstance(result, int)
-        body = bytearray(result[1][:116])
-        struct.pack_into("<I", body, 4, number)
-        mac1 = hashlib.blake2s(body, key=mac_key, digest_size=16).digest()
-        made.append(bytes(body) + mac1 + bytes(16))
-    return made
 
 
 @contextlib.contextmanager
@@ -105,12 +86,8 @@ def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
     """Handshakes a second, and microseconds of processor time for each."""
     interface = f"wgh{os.getpid()}"
     own = generate_private_key()
-    keys = [bytes(generate_private_key()) for _ in range(peers)]
-    lines = [f"[Interface]\nPrivateKey = {own}\nListenPort = {PORT}"]
-    for number, key in enumerate(keys):
-        public = base64.b64encode(bytes(public_key(key))).decode()
-        address = ".".join(map(str, (number + (10 << 24)).to_bytes(4, "big")))
-        lines.append(f"[Peer]\nPublicKey = {public}\nAllowedIPs = {address}/32")
+    crowd = Crowd(peers, bytes(public_key(own)))
+    settings = f"[Interface]\nPrivateKey = {own}\nListenPort = {PORT}\n" + crowd.configuration()
     namespace = Namespace(f"wgfast-handshakes-{os.getpid()}")
     path = Path("/var/run/wireguard", f"{interface}.sock")
     try:
@@ -121,9 +98,9 @@ def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
             directory="/",
         )
         wait_until(path.exists, f"{implementation.name}: its socket", 15)
-        run("wg", "setconf", interface, "/dev/stdin", stdin="\n".join(lines) + "\n", timeout=60)
+        run("wg", "setconf", interface, "/dev/stdin", stdin=settings, timeout=60)
         namespace.ip("link", "set", interface, "up")
-        messages = initiations(keys, bytes(public_key(own)))
+        messages = [crowd.initiation(number) for number in range(1, peers + 1)]
         pids = namespace.pids()
         before = cpu_seconds(pids)
         with inside(namespace):
