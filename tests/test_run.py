@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from lab.process import Process, run, wait_until
@@ -20,6 +25,7 @@ from quickhost import ADDRESS, V4, WGFAST, Host, interface, peer
 
 from wgfast import notify as notify_module
 from wgfast.notify import notify, watchdog_interval
+from wgfast.quick.service import Service
 
 UNIT = Path(__file__).parent.parent / "examples/systemd/wgfast@.service"
 lab_only = pytest.mark.lab
@@ -82,6 +88,36 @@ def test_it_stays_until_it_is_told_and_leaves_nothing(host: Host, number: signal
     assert host.state() == before
     shown = [line for line in service.output.splitlines() if not line.startswith("[")]
     assert shown == [f"up {host.name}", "going", f"down {host.name}"]
+
+
+@pytest.mark.parametrize("step", range(30))
+def test_a_signal_is_heard_whenever_it_comes(step: int) -> None:
+    """Also between the steps of waiting for it, where a handler must not wait for what it has interrupted."""
+    nothing: Any = None
+    service = Service(nothing, nothing)
+    steps = itertools.count()
+
+    def at_each_line(frame: FrameType, event: str, _: object) -> Callable[..., Any]:
+        if event == "line" and next(steps) == step:
+            signal.raise_signal(signal.SIGHUP)
+        return at_each_line
+
+    def give_up(number: int, _: object) -> None:
+        raise TimeoutError
+
+    alarm, hangup = signal.signal(signal.SIGALRM, give_up), signal.getsignal(signal.SIGHUP)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 10)
+        signal.signal(signal.SIGHUP, service._ask)
+        threading.Timer(0.5, service._wake).start()  # where there are fewer steps than that
+        sys.settrace(at_each_line)
+        service._wait()
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, alarm)
+        signal.signal(signal.SIGHUP, hangup)
+    assert service._asked or next(steps) <= step
 
 
 @lab_only
@@ -165,16 +201,16 @@ def test_a_port_that_it_could_never_open(host: Host) -> None:
     """Else the service is up, and hears nothing."""
     before = host.state()
     host.namespace.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=1024")
-    path = host.write(interface(ADDRESS, "ListenPort = 443", "PreUp = echo never"))
+    path = host.write(interface(ADDRESS, "ListenPort = 443", "PreUp = echo begun", "PostUp = echo up %i"))
     refused = host.namespace.run(*WGFAST, "run", str(path), check=False, timeout=20)
     assert refused.returncode == 2
     assert "ListenPort = 443" in refused.stderr
     assert "ip_unprivileged_port_start=443" in refused.stderr
-    assert "never" not in refused.stdout
+    assert "begun" not in refused.stdout
     assert host.state() == before
     host.namespace.run("sysctl", "-qw", "net.ipv4.ip_unprivileged_port_start=443")
     service = start(host, path)
-    wait_until(lambda: answers(host), "it answers", 15)
+    wait_until(lambda: f"up {host.name}" in service.output, "it is up", 15)
     wait_until(lambda: ":443" in host.namespace.run("ss", "-lun").stdout, "it listens", 15)
     assert end(service) == 0
 

@@ -8,6 +8,8 @@ and tells systemd how things stand.
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import subprocess
 import sys
@@ -42,7 +44,8 @@ class Service:
         self._user = user
         self._keeper = Keeper()
         self._daemon: subprocess.Popen[bytes] | None = None
-        self._woken = threading.Event()
+        # No threading.Event: a handler that sets one waits for ever for the lock of whom it has interrupted.
+        self._woken = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._asked = False  # to end
         self._is_up = False
 
@@ -113,7 +116,7 @@ class Service:
         """A thread: serves the daemon while it lives, and says when it does no more."""
         while self._keeper.serve():
             pass
-        self._woken.set()
+        self._wake()
 
     def _end(self) -> None:
         """Nothing is left behind, whatever was reached."""
@@ -134,11 +137,14 @@ class Service:
 
     def _ask(self, number: int, _: FrameType | None) -> None:
         self._asked = True
-        self._woken.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._woken, 1)
 
     def _wait(self) -> None:
         interval = watchdog_interval()
-        while not self._woken.wait(interval / 2 if interval else None):
+        while not select.select([self._woken], [], [], interval / 2 if interval else None)[0]:
             if client.answers(self._target.interface):
                 notify("WATCHDOG=1")
 
