@@ -216,6 +216,16 @@ static void test_rows(void)
 		CHECK(status == WGF_DROP_RECEIVE_OVERSIZED && got == 0);
 	}
 	admit(message, len, WGF_DROP_NOT);
+	/* Nothing behind the row is looked at, whatever its length says that it has. */
+	for (size_t width = 1; width < 16; width++) {
+		uint8_t *narrow = guard_last(memory, width);
+		memset(narrow, 0, width);
+		narrow[0] = WGF_MESSAGE_DATA;
+		length = 100;
+		struct wgf_rows in = {narrow, width, &length}, to = {out, sizeof out, &got};
+		CHECK(!wgf_engine_receive(b.device, &in, &to, 1, &from, &tos, &peer, &status, now));
+		CHECK(status == WGF_DROP_RECEIVE_OVERSIZED && got == 0);
+	}
 }
 
 /* Roaming: whatever is authentic and new; never to nowhere, never by anything else. */

@@ -124,7 +124,8 @@ static void collect_addressed(const struct wgf_batch *batch, struct addressed *a
 	addressed->count = 0;
 	for (uint32_t i = 0; i < batch->count; i++) {
 		const struct wgf_packet *packet = &batch->packets[i];
-		if (packet->outer_len < WGF_DATA_OVERHEAD || packet->outer[0] != WGF_MESSAGE_DATA)
+		if (packet->drop != WGF_DROP_NOT || packet->outer_len < WGF_DATA_OVERHEAD ||
+		    packet->outer[0] != WGF_MESSAGE_DATA)
 			continue;
 		uint32_t index = wgf_load_le32(packet->outer + 4), n = addressed->count;
 		if (n && addressed->index[n - 1] == index)
