@@ -4,38 +4,19 @@
  *
  * FILE holds messages of SIZE bytes, one after the other; each is sent once. RATE is messages a second, 0: as
  * fast as can be. */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 64, TICK_NS = 1000000, BUFFER = 4 << 20 };
+#include "datagrams.h"
+
+enum { TICK_NS = 1000000 };
 
 struct messages {
 	uint8_t *first;
 	size_t size, count;
 };
-
-static _Noreturn void fail(const char *what)
-{
-	fprintf(stderr, "crowd: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
 
 static struct messages map(const char *path, size_t size)
 {
@@ -47,18 +28,6 @@ static struct messages map(const char *path, size_t size)
 	if (first == MAP_FAILED)
 		fail(path);
 	return (struct messages){first, size, (size_t)status.st_size / size};
-}
-
-static int connected(const char *address, const char *port)
-{
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = BUFFER;
-	if (fd < 0 || inet_pton(AF_INET, address, &at.sin_addr) != 1)
-		fail(address);
-	setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size));
-	if (connect(fd, (struct sockaddr *)&at, sizeof(at)))
-		fail("socket");
-	return fd;
 }
 
 /* Returns how many were taken. */
@@ -98,7 +67,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	struct messages messages = map(argv[3], strtoull(argv[4], NULL, 10));
-	int fd = connected(argv[1], argv[2]);
+	int fd = open_socket(argv[1], argv[2], 1);
 	printf("%zu\n", send_all(fd, messages, strtoull(argv[5], NULL, 10), atof(argv[6])));
 	return 0;
 }

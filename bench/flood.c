@@ -10,48 +10,17 @@
  *                                             ends how many came
  *
  * What `send` makes has the type and length of an initiation and another random mac1. */
-#include <arpa/inet.h>
-#include <errno.h>
 #include <poll.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/random.h>
-#include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
-enum { BATCH = 64, SIZE = 148, TICK_NS = 200000, BUFFER = 4 << 20, MESSAGES_MAX = 1 << 16 };
+#include "datagrams.h"
+
+enum { SIZE = 148, TICK_NS = 200000, MESSAGES_MAX = 1 << 16 };
 
 static uint8_t bytes[BATCH][2048];
 static struct iovec vectors[BATCH];
 static struct mmsghdr headers[BATCH];
-
-static _Noreturn void fail(const char *what)
-{
-	fprintf(stderr, "flood: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec now;
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
-}
-
-static int open_socket(const char *address, const char *port, int sending)
-{
-	struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
-	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), size = BUFFER;
-	if (fd < 0 || inet_pton(AF_INET, address, &at.sin_addr) != 1)
-		fail(address);
-	setsockopt(fd, SOL_SOCKET, sending ? SO_SNDBUFFORCE : SO_RCVBUFFORCE, &size, sizeof(size));
-	if ((sending ? connect : bind)(fd, (struct sockaddr *)&at, sizeof(at)))
-		fail("socket");
-	return fd;
-}
 
 static void prepare(size_t room)
 {
