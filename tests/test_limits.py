@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from configured import configure, new_key
 from enginepair import ALICE, Pair
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wgfast import Batch, ConfigError, Device, Limits, Usage, _core, generate_private_key, limits, public_key
+from wgfast import Batch, ConfigError, Device, Limits, Usage, _core, generate_private_key, limits
 from wgfast.cli.set import set_command
 from wgfast.cli.set_words import SetWords
 from wgfast.cli.show_pretty import pretty, without_colours
@@ -26,8 +27,7 @@ from wgfast.client_uapi import parse_device, parse_statistics, set_text
 from wgfast.engine import OVERHEAD
 from wgfast.reading import read_device
 from wgfast.testing import SECOND, packet
-from wgfast.uapi import UapiError, dump, parse_set, statistics
-from wgfast.uapi_apply import apply
+from wgfast.uapi import UapiError, dump, statistics
 
 HEADERS = 28  # IPv4 and UDP, of the inner packets
 REASONS = ("send_limited", "send_quota", "receive_limited", "receive_quota")
@@ -192,14 +192,6 @@ def device() -> Iterator[Device]:
     made = Device(generate_private_key(), name="limited")
     yield made
     made.close()
-
-
-def new_key() -> str:
-    return public_key(generate_private_key()).hex()
-
-
-def configure(device: Device, text: str) -> None:
-    apply(device, parse_set(text.encode()))
 
 
 def shown(device: Device) -> dict[str, str]:

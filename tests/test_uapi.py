@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
+from configured import configure, never_without_owner, new_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,19 +20,11 @@ KEY = "ab" * 32
 PEER = f"public_key={KEY}\n"
 
 
-def new_key() -> str:
-    return public_key(generate_private_key()).hex()
-
-
 @pytest.fixture
 def device() -> Iterator[Device]:
     made = Device(generate_private_key())
     yield made
     made.close()
-
-
-def configure(device: Device, text: str) -> None:
-    apply(device, parse_set(text.encode()))
 
 
 def shown(device: Device) -> list[str]:
@@ -301,17 +293,7 @@ def test_a_prefix_that_moves_is_never_without_an_owner(device: Device) -> None:
     """A thread asks for its owner while it goes to and fro, by replace_allowed_ips and by replace_peers."""
     a, b = new_key(), new_key()
     configure(device, f"public_key={a}\nallowed_ip=10.0.0.0/8\npublic_key={b}\n")
-    gaps: list[int] = []
-    done = threading.Event()
-
-    def ask() -> None:
-        while not done.is_set():
-            if device.core.route(4, bytes((10, 0, 0, 1))) == 0:
-                gaps.append(1)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with never_without_owner(device, bytes((10, 0, 0, 1))):
         for _ in range(200):
             for owner, other in ((b, a), (a, b)):
                 configure(
@@ -323,10 +305,6 @@ def test_a_prefix_that_moves_is_never_without_an_owner(device: Device) -> None:
                     device,
                     f"replace_peers=true\npublic_key={other}\npublic_key={owner}\nallowed_ip=10.0.0.0/8\n",
                 )
-    finally:
-        done.set()
-        asking.join()
-    assert not gaps
 
 
 def test_the_own_key_is_no_peer(device: Device) -> None:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import pytest
+from configured import configure, new_key
 from devicepair import Tunnel, driven, eventually
 from fakedns import FakeDns
 from lab import uapi as client
@@ -16,9 +17,8 @@ from lab.process import wait_until
 from lab.topology import Lab
 from test_uapi_server import Served
 
-from wgfast import Device, __version__, _core, generate_private_key, public_key
-from wgfast.uapi import UapiError, dump, parse_set, statistics
-from wgfast.uapi_apply import apply
+from wgfast import Device, __version__, _core, generate_private_key
+from wgfast.uapi import UapiError, dump, statistics
 from wgfast.uapi_server import respond
 
 HOST = "vpn.example.org:51820"
@@ -43,14 +43,6 @@ def served(device: Device, tmp_path: object) -> Iterator[Served]:
     made = Served(f"{tmp_path}/uapi.sock", functools.partial(respond, device, "test"))
     yield made
     made.close()
-
-
-def new_key() -> str:
-    return public_key(generate_private_key()).hex()
-
-
-def configure(device: Device, text: str) -> None:
-    apply(device, parse_set(text.encode()))
 
 
 def lines(answer: bytes) -> Lines:

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from configured import configure
 
 from wgfast import Device, generate_private_key
 from wgfast import uapi_server as server_module
-from wgfast.uapi import dump, parse_set
-from wgfast.uapi_apply import apply
+from wgfast.uapi import dump
 from wgfast.uapi_server import UapiServer, respond
 
 KEY = "ab" * 32
@@ -28,10 +28,6 @@ def device() -> Iterator[Device]:
     made = Device(generate_private_key())
     yield made
     made.close()
-
-
-def configure(device: Device, text: str) -> None:
-    apply(device, parse_set(text.encode()))
 
 
 def shown(device: Device) -> list[str]:

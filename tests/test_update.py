@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from configured import never_without_owner
 
 from wgfast import ConfigError, Device, generate_preshared_key, generate_private_key, public_key
 
@@ -97,18 +98,8 @@ def test_a_mistake_is_named_and_nothing_changes(device: Device, said: dict[str, 
 
 
 def test_a_route_that_moves_is_never_without_an_owner(device: Device) -> None:
-    gaps: list[int] = []
-    done = threading.Event()
     device.update([{"public_key": A, "allowed_ips": "10.0.0.0/8"}])
-
-    def ask() -> None:
-        while not done.is_set():
-            if device.core.route(4, bytes((10, 0, 0, 1))) == 0:
-                gaps.append(1)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
+    with never_without_owner(device, bytes((10, 0, 0, 1))):
         for turn in range(300):
             owner, other = (A, B) if turn % 2 else (B, A)
             device.update(
@@ -118,10 +109,6 @@ def test_a_route_that_moves_is_never_without_an_owner(device: Device) -> None:
                 ],
                 replace=turn % 3 == 0,
             )
-    finally:
-        done.set()
-        asking.join()
-    assert not gaps
 
 
 def test_peers_come_and_go_and_nothing_stays(device: Device) -> None:
