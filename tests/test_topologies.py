@@ -254,7 +254,8 @@ def test_signal_while_it_is_built_leaves_nothing(runner, enough):
     wait_until(lambda: len(runner.pids) >= enough or process.returncode is not None, "hosts", 20)
     process.signal(signal.SIGTERM)
     assert process.wait(15) == 143
-    runner.assert_nothing_left()
+    # A host that was being started at that moment is ended by the kernel, with its parent, a moment later.
+    runner.assert_nothing_left(deadline=5)
 
 
 @pytest.mark.lab
