@@ -3,16 +3,18 @@
  *
  *   table   2^18 entries of 64 bits (2 MiB). An entry says what is answered outside of a range of the 64 slots
  *           below it, and inside: an owner, if one run of slots is all that differs, or a node
- *   node    a bitmap of 64 bits, one for each slot whose answer differs from that of the slot before, and the
- *           answers, 3 bytes each: an owner, a node for what is longer, nothing, or INHERIT
+ *   node    a bitmap of 64 bits, one for each slot whose answer differs from that of the slot before, so that the
+ *           slots fall into runs, and the runs' answers, 3 bytes each: an owner, a node for what is longer, nothing,
+ *           or INHERIT. Every other run inherits where prefixes do not touch, so in IPv4 the first 16 runs have a bit
+ *           for that, in the place of an answer
  *
  * So an IPv4 lookup is one load where prefixes are few and far between, and three where they are many: the table's,
  * and two from a node that mostly lies within one cache line. None of it branches; what is longer than 24 bits is done
  * after the others of its batch. What decides is how much of it all stays in the cache: a million prefixes are
- * 10 MiB here against 64 MiB for a table of the first 24 bits. (Answers of 4 bytes were slower for being larger.
+ * 8 MiB here against 64 MiB for a table of the first 24 bits. (Answers of 4 bytes were slower for being larger.
  * Nodes laid out so as not to cross cache lines were faster by a twentieth with the caches to themselves, slower by a
  * quarter when others used them too. Gathering nodes and answers by AVX-512 was slower than fetching the nodes of 64
- * addresses ahead and then taking one by one; a table that tells answers from nodes by a branch is mispredicted.)
+ * addresses ahead and then loading one by one; a table that tells answers from nodes by a branch is mispredicted.)
  *
  * In IPv6 what lies between two nodes is skipped, so a node begins with the bits that lead to it, and an address that
  * has others ends there. A batch goes down level by level, and each node is fetched as soon as the answer that leads
@@ -53,11 +55,12 @@
 #define WGF_ANSWER_INHERIT UINT32_C(0x100001)
 #define WGF_ANSWER_NODE UINT32_C(0x200000) /* and above: the node at this unit of the pool */
 
-/* IPv4's nodes: at the table's level the bitmap, then the answers; below it bitmap and cover, the answers, and in the last
- * word the number of the first of its records. */
+/* IPv4's nodes. At the table's level answers begin where the cover is; below it they follow, and in the last word is the
+ * number of the first of its records. */
 struct wgf_node4 {
-	uint64_t bitmap; /* bit 0 is never set */
-	uint32_t cover;  /* an owner or INHERIT */
+	uint64_t bitmap;   /* bit 0 is never set */
+	uint16_t inherits; /* by run, if it is one of the first 16: it has no answer, for it is INHERIT */
+	uint8_t cover[4];  /* an owner or INHERIT */
 };
 
 /* IPv6's, before the answers. A leaf is a node of one prefix and nothing below it, the most there are: all bits of the
@@ -71,11 +74,13 @@ struct wgf_node6 {
 
 #define WGF_LEAF (UINT32_C(1) << 23)
 #define WGF_COVER UINT32_C(0x1fffff)
-#define WGF_HEADER4_TABLE 8u
-#define WGF_HEADER4 12u
+#define WGF_INHERITS 16u /* runs */
+#define WGF_HEADER4_TABLE 10u
+#define WGF_HEADER4 14u
 #define WGF_HEADER6 32u
 #define WGF_HEADER6_LEAF 24u
 #define WGF_LEAF_UNITS 4u /* half a cache line */
+_Static_assert(offsetof(struct wgf_node4, cover) == WGF_HEADER4_TABLE, "a node's header");
 _Static_assert(sizeof(struct wgf_node6) == WGF_HEADER6, "a node's header");
 
 struct wgf_trie {
@@ -195,10 +200,16 @@ static inline uint32_t wgf_answer(const void *answers, size_t index)
 	return wgf_load_le32((const uint8_t *)answers + 3 * index) & 0xffffff;
 }
 
-/* Which of a node's answers is the slot's. */
-static inline unsigned wgf_answer_index(uint64_t bitmap, unsigned slot)
+/* Which of a node's runs is the slot's. */
+static inline unsigned wgf_node_run(uint64_t bitmap, unsigned slot)
 {
 	return (unsigned)__builtin_popcountll(bitmap << (63 - slot));
+}
+
+/* How many of them up to this one have an answer in a node of IPv4. */
+static inline unsigned wgf_node4_answered(uint64_t inherits, unsigned run)
+{
+	return run + 1 - (unsigned)__builtin_popcountll(inherits & ((UINT64_C(2) << run) - 1));
 }
 
 #endif

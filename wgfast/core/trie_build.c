@@ -41,11 +41,25 @@ static uint32_t units_for(const struct wgf_trie *trie, unsigned answers, unsigne
 	return (uint32_t)((bytes + WGF_UNIT - 1) / WGF_UNIT);
 }
 
+static uint64_t bitmap_of(const struct wgf_trie *trie, uint32_t at)
+{
+	if (is_leaf(trie, at))
+		return 0;
+	return trie->skips ? node6_at(trie, at)->bitmap : node4_at(trie, at)->bitmap;
+}
+
+/* By run: it has no answer, for it is INHERIT. */
+static uint64_t inherits_of(const struct wgf_trie *trie, uint32_t at)
+{
+	return trie->skips ? 0 : node4_at(trie, at)->inherits;
+}
+
 static uint32_t units_of(const struct wgf_trie *trie, uint32_t at, unsigned depth)
 {
 	if (is_leaf(trie, at))
 		return WGF_LEAF_UNITS;
-	return units_for(trie, 1 + (unsigned)__builtin_popcountll(wgf_node_bitmap(trie, at)), depth);
+	unsigned runs = 1 + (unsigned)__builtin_popcountll(bitmap_of(trie, at));
+	return units_for(trie, runs - (unsigned)__builtin_popcountll(inherits_of(trie, at)), depth);
 }
 
 static uint32_t *list_of(const struct wgf_trie *trie, uint32_t at, uint32_t units)
@@ -55,22 +69,25 @@ static uint32_t *list_of(const struct wgf_trie *trie, uint32_t at, uint32_t unit
 	return (uint32_t *)(void *)(node_at(trie, at + units) - 4);
 }
 
-uint64_t wgf_node_bitmap(const struct wgf_trie *trie, uint32_t at)
-{
-	if (is_leaf(trie, at))
-		return 0;
-	return trie->skips ? node6_at(trie, at)->bitmap : node4_at(trie, at)->bitmap;
-}
-
-const unsigned char *wgf_node_answers(const struct wgf_trie *trie, uint32_t at, unsigned depth)
+static const unsigned char *answers_of(const struct wgf_trie *trie, uint32_t at, unsigned depth)
 {
 	return node_at(trie, at) + (is_leaf(trie, at) ? WGF_HEADER6_LEAF : header_of(trie, depth));
 }
 
+void wgf_runs_begin(struct wgf_runs *runs, const struct wgf_trie *trie, uint32_t at, unsigned depth)
+{
+	runs->starts = bitmap_of(trie, at) | 1;
+	runs->inherits = inherits_of(trie, at);
+	runs->answers = answers_of(trie, at, depth);
+}
+
 uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned depth)
 {
-	unsigned slot = wgf_key_slot(key, depth), index = wgf_answer_index(wgf_node_bitmap(trie, at), slot);
-	uint32_t answer = wgf_answer(wgf_node_answers(trie, at, depth), index);
+	unsigned slot = wgf_key_slot(key, depth), run = wgf_node_run(bitmap_of(trie, at), slot);
+	uint64_t inherits = inherits_of(trie, at);
+	if (inherits >> run & 1)
+		return WGF_ANSWER_INHERIT;
+	uint32_t answer = wgf_answer(answers_of(trie, at, depth), wgf_node4_answered(inherits, run) - 1);
 	if (answer < WGF_ANSWER_NODE || !trie->skips)
 		return answer;
 	struct wgf_key child = wgf_node_key(trie, answer - WGF_ANSWER_NODE);
@@ -99,7 +116,7 @@ struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at)
 
 static uint32_t cover_of(const struct wgf_trie *trie, uint32_t at)
 {
-	return trie->skips ? node6_at(trie, at)->is & WGF_COVER : node4_at(trie, at)->cover;
+	return trie->skips ? node6_at(trie, at)->is & WGF_COVER : wgf_load_le32(node4_at(trie, at)->cover);
 }
 
 static void set_cover(const struct wgf_trie *trie, uint32_t at, uint32_t cover)
@@ -107,7 +124,7 @@ static void set_cover(const struct wgf_trie *trie, uint32_t at, uint32_t cover)
 	if (trie->skips)
 		node6_at(trie, at)->is = (node6_at(trie, at)->is & ~WGF_COVER) | cover;
 	else
-		node4_at(trie, at)->cover = cover;
+		wgf_store_le32(node4_at(trie, at)->cover, cover);
 }
 
 /* ---- Pieces of one change ---- */
@@ -172,20 +189,16 @@ void wgf_plan_put(struct wgf_plan *plan, unsigned slot, uint32_t child)
 void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t at, struct wgf_key key,
 		   unsigned depth)
 {
-	const unsigned char *answers = wgf_node_answers(trie, at, depth);
+	struct wgf_runs runs;
+	uint32_t answer;
 	wgf_plan_begin(plan, key, depth);
 	if (depth > trie->bits)
 		plan->cover = cover_of(trie, at);
 	plan->list = depth > trie->bits ? wgf_node_list(trie, at) : trie->lists[wgf_trie_place(trie, key)];
-	unsigned slot = 0, index = 0;
-	for (uint64_t rest = wgf_node_bitmap(trie, at);; rest &= rest - 1) {
-		uint32_t answer = wgf_answer(answers, index++);
+	wgf_runs_begin(&runs, trie, at, depth);
+	while (wgf_runs_next(&runs, &answer))
 		if (answer >= WGF_ANSWER_NODE)
-			wgf_plan_put(plan, slot, answer - WGF_ANSWER_NODE);
-		if (!rest)
-			break;
-		slot = (unsigned)__builtin_ctzll(rest);
-	}
+			wgf_plan_put(plan, runs.slot, answer - WGF_ANSWER_NODE);
 }
 
 /* ---- Nodes ---- */
@@ -232,19 +245,44 @@ static void begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key
 	node->list = plan->list;
 }
 
-static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
+/* The runs of slots with one answer, and of these answers, now one a run, how many runs there are. */
+static unsigned find_runs(uint32_t answers[WGF_NODE_SLOTS], uint64_t *bitmap)
 {
-	struct wgf_trie *trie = change->trie;
-	uint64_t bitmap = 0;
-	unsigned count = 1;
+	unsigned runs = 1;
 	uint32_t last = answers[0];
+	*bitmap = 0;
 	for (unsigned slot = 1; slot < WGF_NODE_SLOTS; slot++) {
 		uint64_t differs = answers[slot] != last;
 		last = answers[slot];
-		bitmap |= differs << slot;
-		answers[count] = last; /* behind what is still to be read */
-		count += (unsigned)differs;
+		*bitmap |= differs << slot;
+		answers[runs] = last; /* behind what is still to be read */
+		runs += (unsigned)differs;
 	}
+	return runs;
+}
+
+/* Which of the first runs inherit; of their answers the others remain: how many, of all runs. */
+static unsigned leave_out(uint32_t answers[WGF_NODE_SLOTS], unsigned runs, uint16_t *inherits)
+{
+	unsigned count = 0, left_out = 0;
+	for (unsigned run = 0; run < runs; run++) {
+		bool inherited = run < WGF_INHERITS && answers[run] == WGF_ANSWER_INHERIT;
+		left_out |= (unsigned)inherited << (run % WGF_INHERITS);
+		answers[count] = answers[run];
+		count += !inherited;
+	}
+	*inherits = (uint16_t)left_out;
+	return count;
+}
+
+static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
+{
+	struct wgf_trie *trie = change->trie;
+	uint64_t bitmap;
+	uint16_t inherits = 0;
+	unsigned count = find_runs(answers, &bitmap);
+	if (!trie->skips)
+		count = leave_out(answers, count, &inherits);
 	uint32_t units = units_for(trie, count, plan->depth), at = take(change, units);
 	if (!at)
 		return 0;
@@ -253,8 +291,9 @@ static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, ui
 		node6_at(trie, at)->bitmap = bitmap;
 	} else {
 		node4_at(trie, at)->bitmap = bitmap;
+		node4_at(trie, at)->inherits = inherits;
 		if (plan->depth > trie->bits) {
-			node4_at(trie, at)->cover = plan->cover;
+			wgf_store_le32(node4_at(trie, at)->cover, plan->cover);
 			*list_of(trie, at, units) = plan->list;
 		}
 	}

@@ -46,10 +46,16 @@ void wgf_change_undo(struct wgf_change *change);
 
 /* ---- A node, whichever family's. depth: that it is met at, which decides nothing in IPv6. ---- */
 
-uint64_t wgf_node_bitmap(const struct wgf_trie *trie, uint32_t at);
+/* Its runs of slots with one answer. */
+struct wgf_runs {
+	uint64_t starts, inherits; /* of those that are still to come */
+	const unsigned char *answers;
+	unsigned slot;             /* where the last one began */
+};
+
+void wgf_runs_begin(struct wgf_runs *runs, const struct wgf_trie *trie, uint32_t at, unsigned depth);
 /* What it says of the key's slot, unless that is a node which belongs to an earlier one. */
 uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned depth);
-const unsigned char *wgf_node_answers(const struct wgf_trie *trie, uint32_t at, unsigned depth);
 uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at); /* if below the table's level */
 unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth); /* its own, where its slots begin */
 struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at); /* IPv6's */
@@ -58,6 +64,20 @@ struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at); /* IPv6's
 static inline unsigned wgf_trie_home(const struct wgf_trie *trie, unsigned length)
 {
 	return trie->bits + (length - trie->bits - 1) / WGF_STRIDE * WGF_STRIDE;
+}
+
+/* False: there was no more. */
+static inline bool wgf_runs_next(struct wgf_runs *runs, uint32_t *answer)
+{
+	if (!runs->starts)
+		return false;
+	bool inherited = runs->inherits & 1;
+	runs->slot = (unsigned)__builtin_ctzll(runs->starts);
+	runs->starts &= runs->starts - 1;
+	runs->inherits >>= 1;
+	*answer = inherited ? WGF_ANSWER_INHERIT : wgf_answer(runs->answers, 0);
+	runs->answers += inherited ? 0 : 3;
+	return true;
 }
 
 #endif

@@ -34,6 +34,17 @@ static inline uint32_t lookup_covered(uint32_t answer, uint32_t cover)
 
 /* ---- IPv4 ---- */
 
+/* What it says of a slot; the upper byte is not the answer's. Where the run inherits, what is read instead of its answer
+ * is the node's own as well. */
+static inline uint32_t lookup4_node(const struct wgf_node4 *node, unsigned slot, size_t header)
+{
+	uint64_t inherits = node->inherits;
+	unsigned run = wgf_node_run(node->bitmap, slot);
+	size_t index = wgf_node4_answered(inherits, run);
+	uint32_t answer = wgf_load_le32((const uint8_t *)node + header - 3 + 3 * index);
+	return answer ^ ((answer ^ WGF_ANSWER_INHERIT) & -(uint32_t)(inherits >> run & 1));
+}
+
 /* Nodes below the table's level, for prefixes longer than 24 bits. */
 static inline uint32_t lookup4_deep(const struct wgf_trie *trie, uint32_t answer, uint32_t cover,
 				    uint32_t address)
@@ -42,9 +53,9 @@ static inline uint32_t lookup4_deep(const struct wgf_trie *trie, uint32_t answer
 	while (answer >= WGF_ANSWER_NODE) {
 		depth += WGF_STRIDE;
 		const struct wgf_node4 *node = wgf_trie_node(trie, answer - WGF_ANSWER_NODE);
-		cover = lookup_covered(node->cover, cover);
+		cover = lookup_covered(wgf_load_le32(node->cover), cover);
 		unsigned slot = (unsigned)((uint64_t)address << 32 << depth >> 58);
-		answer = wgf_answer((const char *)node + WGF_HEADER4, wgf_answer_index(node->bitmap, slot));
+		answer = lookup4_node(node, slot, WGF_HEADER4) & 0xffffff;
 	}
 	return lookup_owner(lookup_covered(answer, cover));
 }
@@ -61,22 +72,26 @@ static inline struct lookup_view lookup_view(const struct wgf_trie *trie)
 				    WGF_ANSWER_NODE + trie->nowhere};
 }
 
-/* The node that an entry says is inside, or, so that there always is one, the empty one; fetched, with the line after
- * the one it begins in, where the answer may be. */
-static inline const struct wgf_node4 *lookup4_fetch(struct lookup_view view, uint64_t entry)
+/* With the line after the one it begins in, where the answer may be. */
+static inline void lookup4_prefetch(const struct wgf_node4 *node)
 {
-	uint32_t inside = wgf_entry_inside(entry), answer = inside > view.least ? inside : view.least;
-	const struct wgf_node4 *node = (const struct wgf_node4 *)(view.base + (uintptr_t)answer * WGF_UNIT);
 	__builtin_prefetch(node);
-	__builtin_prefetch((const char *)node + 36);
+	__builtin_prefetch((const char *)node + 28);
+}
+
+/* The node that an entry says is inside, or, so that there always is one, the empty one; fetched. */
+static inline const struct wgf_node4 *lookup4_fetch(struct lookup_view view, uint32_t inside)
+{
+	uint32_t answer = inside > view.least ? inside : view.least;
+	const struct wgf_node4 *node = (const struct wgf_node4 *)(view.base + (uintptr_t)answer * WGF_UNIT);
+	lookup4_prefetch(node);
 	return node;
 }
 
-/* The upper byte is not the answer's. */
-static inline uint32_t lookup4_node(const struct wgf_node4 *node, uint32_t address, unsigned bits)
+/* Of the table's level. */
+static inline uint32_t lookup4_first(const struct wgf_node4 *node, uint32_t address, unsigned bits)
 {
-	size_t index = wgf_answer_index(node->bitmap, address >> (26 - bits) & 63);
-	return wgf_load_le32((const uint8_t *)node + WGF_HEADER4_TABLE + 3 * index);
+	return lookup4_node(node, address >> (26 - bits) & 63, WGF_HEADER4_TABLE);
 }
 
 /* At most WGF_LOOKUP_BATCH: all nodes are fetched before the first is looked at. */
@@ -90,11 +105,11 @@ static inline void lookup4_some(const struct wgf_trie *trie, const uint32_t *add
 	_Atomic uint64_t *table = wgf_trie_table(trie);
 	for (size_t i = 0; i < n; i++) {
 		entries[i] = lookup_table(table, addresses[i] >> (32 - bits));
-		nodes[i] = lookup4_fetch(view, entries[i]);
+		nodes[i] = lookup4_fetch(view, wgf_entry_inside(entries[i]));
 	}
 	for (size_t i = 0; i < n; i++) {
 		uint32_t answer = wgf_entry_answer(entries[i], addresses[i] >> (26 - bits) & 63);
-		uint32_t found = lookup4_node(nodes[i], addresses[i], bits) & 0xffffff;
+		uint32_t found = lookup4_first(nodes[i], addresses[i], bits) & 0xffffff;
 		answer ^= (answer ^ found) & -(uint32_t)(answer >= WGF_ANSWER_NODE);
 		answers[i] = lookup_covered(answer, wgf_entry_outside(entries[i]));
 		owners[i] = lookup_owner(answers[i]);
@@ -153,7 +168,7 @@ static inline uint32_t lookup6_step(const struct wgf_trie *trie, const uint8_t *
 	uint64_t differs = (lookup6_word(address) ^ lookup6_word(node->key)) & lookup6_word(mask);
 	differs |= (lookup6_word(address + 8) ^ lookup6_word(node->key + 8)) & lookup6_word(mask + 8);
 	unsigned slot = (unsigned)wgf_load_be16(address + bits / 8) >> (10 - bits % 8) & 63;
-	unsigned index = wgf_answer_index(node->bitmap & ((uint64_t)leaf - 1), slot);
+	unsigned index = wgf_node_run(node->bitmap & ((uint64_t)leaf - 1), slot);
 	uint32_t answer = wgf_answer((const char *)node + WGF_HEADER6 - 8 * leaf, index);
 	*cover = lookup_covered(is & WGF_COVER, *cover);
 	answer ^= (answer ^ WGF_ANSWER_INHERIT) & -(uint32_t)(differs != 0);

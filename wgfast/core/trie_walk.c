@@ -30,19 +30,15 @@ static uint32_t visit_until(struct walk *walk, uint32_t number, unsigned slot, u
 static void visit_node(struct walk *walk, uint32_t at, uint32_t list, unsigned depth)
 {
 	const struct wgf_trie *trie = walk->trie;
-	const unsigned char *answers = wgf_node_answers(trie, at, depth);
-	unsigned slot = 0, index = 0;
-	for (uint64_t rest = wgf_node_bitmap(trie, at); !walk->over; rest &= rest - 1) {
-		uint32_t answer = wgf_answer(answers, index++);
-		if (answer >= WGF_ANSWER_NODE) {
-			uint32_t child = answer - WGF_ANSWER_NODE;
-			list = visit_until(walk, list, slot, depth);
-			visit_node(walk, child, wgf_node_list(trie, child),
-				   wgf_node_depth(trie, child, depth + WGF_STRIDE));
-		}
-		if (!rest)
-			break;
-		slot = (unsigned)__builtin_ctzll(rest);
+	struct wgf_runs runs;
+	uint32_t answer;
+	wgf_runs_begin(&runs, trie, at, depth);
+	while (!walk->over && wgf_runs_next(&runs, &answer)) {
+		if (answer < WGF_ANSWER_NODE)
+			continue;
+		uint32_t child = answer - WGF_ANSWER_NODE;
+		list = visit_until(walk, list, runs.slot, depth);
+		visit_node(walk, child, wgf_node_list(trie, child), wgf_node_depth(trie, child, depth + WGF_STRIDE));
 	}
 	visit_until(walk, list, WGF_NODE_SLOTS, depth);
 }
