@@ -1,12 +1,12 @@
 """What does an established tunnel feel of strangers' handshakes?
 
     python bench/flood_tunnel.py                   wgfast beside wireguard-go
-    python bench/flood_tunnel.py --rounds 7 --flood junk
+    python bench/flood_tunnel.py --rounds 7 --flood junk --junk 200000
 
 As root. In every round each implementation gets a tunnel between two network namespaces, and one TCP stream
 (iperf3) is timed through it four times: undisturbed, and while there come to the receiving end
 
-    junk     100,000 initiations a second with a wrong mac1
+    junk     100,000 initiations a second with a wrong mac1, or as many as --junk says
     good     20,000 a second whose mac1 is right, from 1,000 addresses that do not answer cookies; all but
              mac1 is random: anybody can make them who knows the public key
     peers    the handshakes of peers that come back: 8 of them on their way at any time, as many a second as
@@ -142,9 +142,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--impl", action="append", help="the last is the rival; wgfast,wireguard-go")
     parser.add_argument("--flood", choices=KINDS, action="append", help="only this one")
+    parser.add_argument("--junk", type=int, default=RATES["junk"], help="messages a second with a wrong mac1")
     parser.add_argument("--seconds", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    RATES["junk"] = options.junk
     wanted = parse_implementations(options.impl or ["wgfast,wireguard-go"])
     contestants = [Contestant(name, made, made) for name, made in ((n, make()) for n, make in wanted.items())]
     kinds = ["", *(options.flood or KINDS)]
