@@ -23,6 +23,11 @@ DECLARATIONS = """
     const struct wgf_aead_kernel *wgf_aead_chosen(void);
     void wgf_blake2s(uint8_t *out, size_t out_len, const uint8_t *key, size_t key_len,
                      const uint8_t *data, size_t len);
+    struct wgf_blake2s { uint32_t h[8]; uint64_t counted; uint8_t block[64]; size_t filled, out_len; };
+    void wgf_blake2s_init(struct wgf_blake2s *state, size_t out_len, const uint8_t *key, size_t key_len);
+    void wgf_blake2s_settle(struct wgf_blake2s *state);
+    void wgf_blake2s_many(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n,
+                          size_t len, uint8_t (*digests)[32]);
     struct wgf_device_options { uint32_t threads, offloads_off, queues; };
     struct wgf_device *wgf_device_create(const struct wgf_device_options *options);
     void wgf_device_destroy(struct wgf_device *device);
@@ -80,3 +85,18 @@ def test_a_device_from_c(ffi, lib):
     assert lib.wgf_device_route(device, 4, bytes([10, 1, 2, 3]), found) == 0
     assert found[0] == 0
     lib.wgf_device_destroy(device)
+
+
+@pytest.mark.parametrize("length", [4, 60, 64, 68, 116, 128, 132, 192, 256])
+def test_many_hashes_at_once(ffi, lib, length):
+    key = os.urandom(32)
+    start = ffi.new("struct wgf_blake2s *")
+    lib.wgf_blake2s_init(start, 16, ffi.from_buffer(key), len(key))
+    lib.wgf_blake2s_settle(start)
+    for count in range(1, 27):
+        messages = [os.urandom(length) for _ in range(count)]
+        kept = [ffi.from_buffer(message) for message in messages]
+        digests = ffi.new("uint8_t[][32]", count)
+        lib.wgf_blake2s_many(start, [ffi.cast("uint8_t *", one) for one in kept], count, length, digests)
+        for message, digest in zip(messages, digests, strict=True):
+            assert bytes(digest)[:16] == hashlib.blake2s(message, key=key, digest_size=16).digest()

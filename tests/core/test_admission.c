@@ -57,6 +57,52 @@ static void test_handshake_macs(void)
 	wgf_cookie_jar_wipe(&jar);
 }
 
+/* A batch of any mixture, lengths of all lanes and remainders: each message is judged as it would be alone. */
+static void test_batches(struct check_random *random)
+{
+	enum { MOST = 256 };
+	static uint8_t data[MOST * 160], out[MOST * 160];
+	uint32_t lengths[MOST], out_lengths[MOST];
+	struct wgf_endpoint from[MOST];
+	uint8_t tos[MOST] = {0}, status[MOST], wanted[MOST];
+	uint64_t peers[MOST];
+	struct wgf_cookie_jar jar;
+	struct wgf_queued_handshake queued;
+	make_jar(&jar);
+	for (int round = 0; round < 400; round++) {
+		size_t n = 1 + check_random_below(random, round % 4 ? 40 : MOST), initiations = 0;
+		for (size_t i = 0; i < n; i++) {
+			uint8_t *message = data + i * 160;
+			bool good = check_random_below(random, 8) == 0 && initiations < WGF_UNDER_LOAD_HANDSHAKES - 1;
+			bool response = check_random_below(random, 4) == 0;
+			uint8_t type = response ? WGF_MESSAGE_RESPONSE : WGF_MESSAGE_INITIATION;
+			lengths[i] = response ? 92 : 148;
+			check_random_fill(random, message, 160);
+			wgf_store_le32(message, type);
+			wgf_cookie_add_macs(&jar, message, lengths[i], now);
+			wanted[i] = response ? WGF_DROP_RECEIVE_INDEX : WGF_DROP_CONSUMED;
+			initiations += good && !response;
+			if (!good) {
+				message[4 + check_random_below(random, lengths[i] - 20)] ^= 0x10;
+				wanted[i] = WGF_DROP_HANDSHAKE_MAC1;
+			}
+			if (check_random_below(random, 20) == 0) {
+				initiations -= good && !response;
+				lengths[i] -= 1 + (uint32_t)check_random_below(random, 8);
+				wanted[i] = WGF_DROP_RECEIVE_SHORT;
+			}
+			from[i] = endpoint_of(a.number);
+		}
+		struct wgf_rows in = {data, 160, lengths}, to = {out, 160, out_lengths};
+		CHECK(!wgf_engine_receive(b.device, &in, &to, n, from, tos, peers, status, now));
+		CHECK(!memcmp(status, wanted, n));
+		for (size_t i = 0; i < initiations; i++)
+			CHECK(wgf_device_take_initiations(b.device, &queued, 1) == 1);
+		CHECK(wgf_device_take_initiations(b.device, &queued, 1) == 0);
+	}
+	wgf_cookie_jar_wipe(&jar);
+}
+
 static void test_cookie_replies(void)
 {
 	uint8_t reply[64] = {WGF_MESSAGE_COOKIE}, message[148] = {WGF_MESSAGE_INITIATION};
@@ -239,9 +285,11 @@ static void test_counted_by_python(void)
 
 int main(void)
 {
+	struct check_random random = check_random_begin("admission");
 	memory = guard_map(8192);
 	begin();
 	test_handshake_macs();
+	test_batches(&random);
 	test_cookie_replies();
 	test_under_load();
 	test_counted_by_python();

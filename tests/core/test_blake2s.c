@@ -136,6 +136,63 @@ static void test_outputs(void)
 	guard_unmap(pages);
 }
 
+/* Many at once: as each of them alone, whatever lies behind the end of the memory they are in. */
+static void test_many(struct check_random *random)
+{
+	enum { MOST = 40 };
+	const uint8_t *messages[MOST];
+	uint8_t digests[MOST + 1][WGF_HASH_SIZE], expected[WGF_HASH_SIZE], key[WGF_KEY_SIZE];
+	struct guard memory[MOST];
+	struct wgf_blake2s start;
+	for (size_t i = 0; i < MOST; i++)
+		memory[i] = guard_map(512);
+	for (int round = 0; round < 3000; round++) {
+		size_t n = 1 + check_random_below(random, MOST), len = 4 * (1 + check_random_below(random, 50));
+		size_t key_len = check_random_below(random, 4) ? WGF_KEY_SIZE : 0, out_len = 1 + check_random_below(random, 32);
+		check_random_fill(random, key, sizeof(key));
+		for (size_t i = 0; i < n; i++) {
+			uint8_t *message = guard_last(memory[i], len);
+			check_random_fill(random, message, len);
+			messages[i] = message;
+		}
+		wgf_blake2s_init(&start, out_len, key, key_len);
+		wgf_blake2s_settle(&start);
+		memset(digests, 0xa5, sizeof(digests));
+		wgf_blake2s_many(&start, messages, n, len, digests);
+		for (size_t i = 0; i < n; i++) {
+			wgf_blake2s(expected, out_len, key, key_len, messages[i], len);
+			CHECK(memcmp(digests[i], expected, out_len) == 0);
+		}
+		for (size_t i = 0; i < WGF_HASH_SIZE; i++)
+			CHECK(digests[n][i] == 0xa5);
+	}
+	for (size_t i = 0; i < MOST; i++)
+		guard_unmap(memory[i]);
+}
+
+#if defined(__x86_64__)
+static void wrong(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t len,
+		  uint8_t (*digests)[WGF_HASH_SIZE])
+{
+	wgf_blake2s_avx2(start, messages, len, digests);
+	if (len == 116)
+		digests[7][31] ^= 1;
+}
+
+/* A kernel that is right is taken, one with a bit wrong in one lane of one length is not. */
+static void test_selftest(void)
+{
+	if (!wgf_blake2s_has_avx2())
+		return;
+	CHECK(wgf_selftest_blake2s(wgf_blake2s_avx2));
+	CHECK(!wgf_selftest_blake2s(wrong));
+}
+#else
+static void test_selftest(void)
+{
+}
+#endif
+
 int main(void)
 {
 	struct check_random random = check_random_begin("test_blake2s");
@@ -144,6 +201,8 @@ int main(void)
 	test_kdf();
 	test_cuts(&random);
 	test_outputs();
+	test_many(&random);
+	test_selftest();
 	printf("test_blake2s: ok\n");
 	return 0;
 }

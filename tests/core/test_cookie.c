@@ -66,6 +66,13 @@ static void test_against_hashlib(void)
 	end(&checker, &jar);
 }
 
+static bool mac1_valid(const uint8_t *message, size_t len)
+{
+	bool valid;
+	wgf_cookie_mac1_valid(&mac1, &message, 1, len, &valid);
+	return valid;
+}
+
 static void test_mac1(struct check_random *random)
 {
 	struct wgf_cookie_checker checker;
@@ -76,13 +83,11 @@ static void test_mac1(struct check_random *random)
 		size_t len = round % 2 ? 148 : 92;
 		check_random_fill(random, message, len);
 		wgf_cookie_add_macs(&jar, message, len, START);
-		CHECK(wgf_cookie_mac1_valid(&mac1, message, len));
+		CHECK(mac1_valid(message, len));
 		size_t bad = check_random_below(random, len - 16);
 		message[bad] ^= (uint8_t)(1 << check_random_below(random, 8));
-		CHECK(!wgf_cookie_mac1_valid(&mac1, message, len));
+		CHECK(!mac1_valid(message, len));
 	}
-	CHECK(!wgf_cookie_mac1_valid(&mac1, message, 0));
-	CHECK(!wgf_cookie_mac1_valid(&mac1, message, 39));
 	end(&checker, &jar);
 }
 
@@ -108,7 +113,7 @@ static void test_round_trip(const struct wgf_endpoint *from, size_t len)
 	message[30] ^= 1; /* as every new initiation differs from the last */
 	wgf_cookie_add_macs(&jar, message, len, START + 2);
 	CHECK(!wgf_cookie_consume(&jar, &replay, START + 3)); /* it answers the last message */
-	CHECK(wgf_cookie_mac1_valid(&mac1, message, len));
+	CHECK(mac1_valid(message, len));
 	CHECK(wgf_cookie_mac2_valid(&checker, from, message, len, START + 3));
 	message[20] ^= 1;
 	CHECK(!wgf_cookie_mac2_valid(&checker, from, message, len, START + 3));

@@ -1,6 +1,7 @@
 /* Which handshake messages may cost us a Diffie-Hellman, decided without Python (whitepaper section
  * 5.3): mac1 proves that the sender knows our public key; while handshakes stand in line, mac2 proves
- * that it receives at its address, and one source gets only so many a second. Roaming is not our
+ * that it receives at its address, and one source gets only so many a second. A flood costs mac1 more than anything
+ * else, so those of a batch are computed side by side. Roaming is not our
  * business here: nothing in these messages is authenticated yet, and a cookie reply never is. */
 #include "admission.h"
 
@@ -130,17 +131,10 @@ static bool may_pass(struct wgf_device *device, struct wgf_packet *packet,
 	return true;
 }
 
-static void judge_handshake(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+/* Its sender knows our public key. */
+static void admit(struct wgf_device *device, struct wgf_packet *packet, const struct wgf_identity *identity,
+		  uint64_t now)
 {
-	struct wgf_identity *identity = atomic_load_explicit(&device->identity, memory_order_acquire);
-	if (!identity) {
-		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_NO_KEY);
-		return;
-	}
-	if (!wgf_cookie_mac1_valid(&identity->mac1, packet->outer, packet->outer_len)) {
-		wgf_drop_packet(device, packet, WGF_DROP_HANDSHAKE_MAC1);
-		return;
-	}
 	if (wgf_admission_under_load(device, now) && !may_pass(device, packet, identity, now))
 		return;
 	if (packet->outer[0] == WGF_MESSAGE_INITIATION) {
@@ -154,15 +148,45 @@ static void judge_handshake(struct wgf_device *device, struct wgf_packet *packet
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_INDEX);
 }
 
-void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+/* Initiations, or responses: all of one length. */
+static void judge_handshakes(struct wgf_device *device, struct wgf_packet *const *packets, size_t n, uint64_t now)
 {
-	uint32_t type = packet->outer[0];
-	if (packet->outer_len != size_of(type))
-		wgf_drop_packet(device, packet,
-				packet->outer_len < size_of(type) ? WGF_DROP_RECEIVE_SHORT
-								  : WGF_DROP_RECEIVE_OVERSIZED);
-	else if (type == WGF_MESSAGE_COOKIE)
-		judge_cookie(device, packet, now);
-	else
-		judge_handshake(device, packet, now);
+	const uint8_t *messages[WGF_BATCH_PACKETS];
+	bool valid[WGF_BATCH_PACKETS];
+	struct wgf_identity *identity = atomic_load_explicit(&device->identity, memory_order_acquire);
+	if (n == 0)
+		return;
+	for (size_t i = 0; i < n; i++)
+		messages[i] = packets[i]->outer;
+	if (identity)
+		wgf_cookie_mac1_valid(&identity->mac1, messages, n, packets[0]->outer_len, valid);
+	for (size_t i = 0; i < n; i++)
+		if (!identity)
+			wgf_drop_packet(device, packets[i], WGF_DROP_HANDSHAKE_NO_KEY);
+		else if (!valid[i])
+			wgf_drop_packet(device, packets[i], WGF_DROP_HANDSHAKE_MAC1);
+		else
+			admit(device, packets[i], identity, now);
+}
+
+void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *const *packets, size_t n, uint64_t now)
+{
+	struct wgf_packet *initiations[WGF_BATCH_PACKETS], *responses[WGF_BATCH_PACKETS];
+	size_t initiations_n = 0, responses_n = 0;
+	for (size_t i = 0; i < n; i++) {
+		struct wgf_packet *packet = packets[i];
+		uint32_t type = packet->outer[0];
+		if (packet->outer_len != size_of(type))
+			wgf_drop_packet(device, packet,
+					packet->outer_len < size_of(type) ? WGF_DROP_RECEIVE_SHORT
+									  : WGF_DROP_RECEIVE_OVERSIZED);
+		else if (type == WGF_MESSAGE_COOKIE)
+			judge_cookie(device, packet, now);
+		else if (type == WGF_MESSAGE_INITIATION)
+			initiations[initiations_n++] = packet;
+		else
+			responses[responses_n++] = packet;
+	}
+	judge_handshakes(device, responses, responses_n, now);
+	judge_handshakes(device, initiations, initiations_n, now);
 }

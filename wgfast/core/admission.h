@@ -3,13 +3,14 @@
 #define WGF_ADMISSION_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct wgf_device;
 struct wgf_packet;
 
-/* A message of type 1, 2 or 3: to a queue, answered with a cookie reply, or a counted drop. */
-void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *packet, uint64_t now);
+/* Messages of types 1, 2 and 3, a batch's at most: to a queue, answered with a cookie reply, or a counted drop. */
+void wgf_admission_judge(struct wgf_device *device, struct wgf_packet *const *packets, size_t n, uint64_t now);
 /* Under load: handshakes stand in line, or did a moment ago. */
 bool wgf_admission_under_load(struct wgf_device *device, uint64_t now);
 

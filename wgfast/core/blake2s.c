@@ -1,62 +1,23 @@
-/* BLAKE2s in portable C, one block at a time with all rounds written out, so that the message words
- * are addressed by constants. HMAC and HKDF stand here too: WireGuard uses no other hash.
+/* BLAKE2s in portable C, one block at a time. HMAC and HKDF stand here too: WireGuard uses no other hash.
  *
  * Constant time: no branch and no address depends on data or key, only on their lengths. */
 #include "blake2s.h"
+
+#include <stdatomic.h>
 
 #include "bytes.h"
 
 #define BLOCK ((size_t)64)
 
-static const uint32_t iv[8] = {
-	0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
-};
-
-static const uint8_t sigma[10][16] = {
-	{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15},
-	{14, 10, 4, 8, 9, 15, 13, 6, 1, 12, 0, 2, 11, 7, 5, 3},
-	{11, 8, 12, 0, 5, 2, 15, 13, 10, 14, 3, 6, 7, 1, 9, 4},
-	{7, 9, 3, 1, 13, 12, 11, 14, 2, 6, 5, 10, 4, 0, 15, 8},
-	{9, 0, 5, 7, 2, 4, 10, 15, 14, 1, 11, 12, 6, 8, 3, 13},
-	{2, 12, 6, 10, 0, 11, 8, 3, 4, 13, 7, 5, 15, 14, 1, 9},
-	{12, 5, 1, 15, 14, 13, 4, 10, 0, 7, 6, 3, 9, 2, 8, 11},
-	{13, 11, 7, 14, 12, 1, 3, 9, 5, 0, 15, 4, 8, 6, 2, 10},
-	{6, 15, 14, 9, 11, 3, 0, 8, 12, 2, 13, 7, 1, 4, 10, 5},
-	{10, 2, 8, 4, 7, 6, 1, 5, 15, 11, 9, 14, 3, 12, 13, 0},
-};
-
 #define INLINE static inline __attribute__((always_inline))
+typedef uint32_t word;
 
 INLINE uint32_t rotate_right(uint32_t x, int bits)
 {
 	return x >> bits | x << (32 - bits);
 }
 
-INLINE void mix(uint32_t *v, int a, int b, int c, int d, uint32_t x, uint32_t y)
-{
-	v[a] += v[b] + x;
-	v[d] = rotate_right(v[d] ^ v[a], 16);
-	v[c] += v[d];
-	v[b] = rotate_right(v[b] ^ v[c], 12);
-	v[a] += v[b] + y;
-	v[d] = rotate_right(v[d] ^ v[a], 8);
-	v[c] += v[d];
-	v[b] = rotate_right(v[b] ^ v[c], 7);
-}
-
-/* r is a constant at every call, so the schedule costs no loads. */
-INLINE void one_round(uint32_t *v, const uint32_t *m, int r)
-{
-	const uint8_t *s = sigma[r];
-	mix(v, 0, 4, 8, 12, m[s[0]], m[s[1]]);
-	mix(v, 1, 5, 9, 13, m[s[2]], m[s[3]]);
-	mix(v, 2, 6, 10, 14, m[s[4]], m[s[5]]);
-	mix(v, 3, 7, 11, 15, m[s[6]], m[s[7]]);
-	mix(v, 0, 5, 10, 15, m[s[8]], m[s[9]]);
-	mix(v, 1, 6, 11, 12, m[s[10]], m[s[11]]);
-	mix(v, 2, 7, 8, 13, m[s[12]], m[s[13]]);
-	mix(v, 3, 4, 9, 14, m[s[14]], m[s[15]]);
-}
+#include "blake2s_rounds.h"
 
 /* Working words of one compression; wiped, because the data may be a key. */
 struct scratch {
@@ -78,16 +39,7 @@ static void compress(struct wgf_blake2s *state, const uint8_t *block, uint32_t l
 	s.v[12] ^= (uint32_t)state->counted;
 	s.v[13] ^= (uint32_t)(state->counted >> 32);
 	s.v[14] ^= last;
-	one_round(s.v, s.m, 0);
-	one_round(s.v, s.m, 1);
-	one_round(s.v, s.m, 2);
-	one_round(s.v, s.m, 3);
-	one_round(s.v, s.m, 4);
-	one_round(s.v, s.m, 5);
-	one_round(s.v, s.m, 6);
-	one_round(s.v, s.m, 7);
-	one_round(s.v, s.m, 8);
-	one_round(s.v, s.m, 9);
+	ten_rounds(s.v, s.m);
 	for (int i = 0; i < 8; i++)
 		state->h[i] ^= s.v[i] ^ s.v[8 + i];
 	wgf_wipe(&s, sizeof(s));
@@ -158,6 +110,67 @@ void wgf_blake2s(uint8_t *out, size_t out_len, const uint8_t *key, size_t key_le
 	wgf_blake2s_update(&state, data, len);
 	wgf_blake2s_final(&state, out);
 }
+
+/* ---- Many at once ---- */
+
+/* As many of them as take at least as long one by one as all lanes side by side. */
+#define WORTH_A_VECTOR 2u
+
+static bool has_vectors(void)
+{
+#if defined(__x86_64__)
+	static _Atomic unsigned known; /* 0: not asked yet; 1: no; 2: yes. Any thread; who asks twice finds the same. */
+	unsigned has = atomic_load_explicit(&known, memory_order_relaxed);
+	if (!has) {
+		has = wgf_blake2s_has_avx2() && wgf_selftest_blake2s(wgf_blake2s_avx2) ? 2 : 1;
+		atomic_store_explicit(&known, has, memory_order_relaxed);
+	}
+	return has == 2;
+#else
+	return false;
+#endif
+}
+
+static void one_by_one(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n, size_t len,
+		       uint8_t (*digests)[WGF_HASH_SIZE])
+{
+	for (size_t i = 0; i < n; i++) {
+		struct wgf_blake2s state = *start;
+		wgf_blake2s_update(&state, messages[i], len);
+		wgf_blake2s_final(&state, digests[i]);
+	}
+}
+
+#if defined(__x86_64__)
+/* Up to as many as there are lanes; those without a message do the first one's again. */
+static void side_by_side(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n, size_t len,
+			 uint8_t (*digests)[WGF_HASH_SIZE])
+{
+	const uint8_t *lanes[WGF_BLAKE2S_LANES];
+	uint8_t all[WGF_BLAKE2S_LANES][WGF_HASH_SIZE];
+	for (size_t i = 0; i < WGF_BLAKE2S_LANES; i++)
+		lanes[i] = messages[i < n ? i : 0];
+	wgf_blake2s_avx2(start, lanes, len, all);
+	memcpy(digests, all, n * WGF_HASH_SIZE);
+}
+#else
+#define side_by_side one_by_one
+#endif
+
+void wgf_blake2s_many(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n, size_t len,
+		      uint8_t (*digests)[WGF_HASH_SIZE])
+{
+	bool vectors = has_vectors();
+	for (size_t i = 0; i < n; i += WGF_BLAKE2S_LANES) {
+		size_t some = n - i < WGF_BLAKE2S_LANES ? n - i : WGF_BLAKE2S_LANES;
+		if (vectors && some >= WORTH_A_VECTOR)
+			side_by_side(start, messages + i, some, len, digests + i);
+		else
+			one_by_one(start, messages + i, some, len, digests + i);
+	}
+}
+
+/* ---- HMAC and HKDF ---- */
 
 /* RFC 2104: H(key ^ opad || H(key ^ ipad || first || second)). out may be any of the inputs. */
 static void hmac(uint8_t out[WGF_HASH_SIZE], const uint8_t *key, size_t key_len,

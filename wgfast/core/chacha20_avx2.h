@@ -3,27 +3,12 @@
 #ifndef WGF_CHACHA20_AVX2_H
 #define WGF_CHACHA20_AVX2_H
 
-#include <immintrin.h>
-#include <stddef.h>
-#include <stdint.h>
-
 #include "bytes.h"
+#include "words_avx2.h"
 
-/* No file of the core is compiled for more than the least processor: each function says what it needs. */
-#define TARGET __attribute__((target("avx2,bmi2")))
-#define INLINE static inline __attribute__((always_inline)) TARGET
 #define STEP static TARGET
 #define KERNEL static __attribute__((noinline)) TARGET
-
-typedef __m256i vec;
-
-#define LANES 8u
 #define BLOCK ((size_t)64)
-
-INLINE vec rotate(vec x, int bits)
-{
-	return _mm256_or_si256(_mm256_slli_epi32(x, bits), _mm256_srli_epi32(x, 32 - bits));
-}
 
 /* Bytes are moved for the rotations by 16 and 8: one instruction instead of three. */
 static const uint8_t rotate_by[2][sizeof(vec)] __attribute__((aligned(32))) = {
@@ -72,25 +57,6 @@ INLINE void half_quarter(vec *a, vec *b, vec *c, vec *d, const uint8_t (**by)[si
 	PAIR(a2, b3, c0, d1, a3, b0, c1, d2); \
 	four; \
 } while (0)
-
-/* Eight rows of eight words become eight columns. */
-INLINE void transpose(vec x[8])
-{
-	vec t[8], u[8];
-	for (size_t i = 0; i < 8; i += 2) {
-		t[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
-		t[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
-	}
-	for (size_t i = 0; i < 8; i += 4)
-		for (size_t k = 0; k < 2; k++) {
-			u[i + 2 * k] = _mm256_unpacklo_epi64(t[i + k], t[i + k + 2]);
-			u[i + 2 * k + 1] = _mm256_unpackhi_epi64(t[i + k], t[i + k + 2]);
-		}
-	for (size_t i = 0; i < 4; i++) {
-		x[i] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x20);
-		x[i + 4] = _mm256_permute2x128_si256(u[i], u[i + 4], 0x31);
-	}
-}
 
 /* Rows 4 to 11 for lanes with keys of their own. */
 KERNEL void set_keys(uint32_t state[16][LANES], const uint8_t *const keys[LANES])

@@ -19,6 +19,9 @@
 #define SENDER_OFFSET offsetof(struct wgf_message_initiation, sender)
 #define MESSAGE_MIN (SENDER_OFFSET + 4 + MACS_SIZE)
 
+_Static_assert(sizeof(struct wgf_message_initiation) % 4 == 0 && sizeof(struct wgf_message_response) % 4 == 0 &&
+		       MACS_SIZE % 4 == 0,
+	       "what mac1 covers is whole words");
 _Static_assert(SENDER_OFFSET == offsetof(struct wgf_message_response, sender), "one sender field");
 
 static const uint8_t label_mac1[8] = {'m', 'a', 'c', '1', '-', '-', '-', '-'};
@@ -116,15 +119,19 @@ void wgf_cookie_mac1_start(struct wgf_blake2s *start, const struct wgf_cookie_ke
 	wgf_blake2s_settle(start);
 }
 
-bool wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *message, size_t len)
+#define MACS_AT_ONCE (8 * WGF_BLAKE2S_LANES)
+
+void wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n, size_t len,
+			   bool *valid)
 {
-	if (len < MESSAGE_MIN)
-		return false;
-	uint8_t expected[WGF_MAC_SIZE];
-	struct wgf_blake2s state = *start;
-	wgf_blake2s_update(&state, message, len - MACS_SIZE);
-	wgf_blake2s_final(&state, expected);
-	return wgf_equal(expected, message + len - MACS_SIZE, WGF_MAC_SIZE);
+	uint8_t expected[MACS_AT_ONCE][WGF_HASH_SIZE];
+	size_t covered = len - MACS_SIZE;
+	for (size_t done = 0; done < n; done += MACS_AT_ONCE) {
+		size_t some = n - done < MACS_AT_ONCE ? n - done : MACS_AT_ONCE;
+		wgf_blake2s_many(start, messages + done, some, covered, expected);
+		for (size_t i = 0; i < some; i++)
+			valid[done + i] = wgf_equal(expected[i], messages[done + i] + covered, WGF_MAC_SIZE);
+	}
 }
 
 /* The cookie of an address and port: the port too, or everybody behind one NAT would share it. A stale

@@ -51,7 +51,9 @@ void wgf_cookie_add_macs(struct wgf_cookie_jar *jar, uint8_t *message, size_t le
 
 /* What every mac1 begins with, hashed once. */
 void wgf_cookie_mac1_start(struct wgf_blake2s *start, const struct wgf_cookie_keys *keys);
-bool wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *message, size_t len);
+/* Of n messages of len bytes (a handshake message's), side by side. */
+void wgf_cookie_mac1_valid(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t n, size_t len,
+			   bool *valid);
 /* mac2 over the cookie that belongs to this source address and port. False while there is no secret,
  * or one older than COOKIE-REFRESH-TIME. */
 bool wgf_cookie_mac2_valid(struct wgf_cookie_checker *checker, const struct wgf_endpoint *from,

@@ -93,23 +93,24 @@ static void classify_data(struct wgf_device *device, struct wgf_packet *packet, 
 	}
 }
 
-static void classify_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
+/* True: it is a handshake message, and not judged yet. */
+static bool classify_packet(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
 {
 	if (packet->outer_len < 4) {
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_SHORT);
-		return;
+		return false;
 	}
 	switch (wgf_load_le32(packet->outer)) { /* the type, and three bytes that must be zero */
 	case WGF_MESSAGE_DATA:
 		classify_data(device, packet, now);
-		break;
+		return false;
 	case WGF_MESSAGE_INITIATION:
 	case WGF_MESSAGE_RESPONSE:
 	case WGF_MESSAGE_COOKIE:
-		wgf_admission_judge(device, packet, now);
-		break;
+		return true;
 	default:
 		wgf_drop_packet(device, packet, WGF_DROP_RECEIVE_TYPE);
+		return false;
 	}
 }
 
@@ -165,10 +166,15 @@ static void fetch(struct wgf_device *device, const struct wgf_batch *batch)
 
 static void classify(struct wgf_device *device, struct wgf_batch *batch)
 {
+	struct wgf_packet *handshakes[WGF_BATCH_PACKETS];
+	size_t n = 0;
 	fetch(device, batch);
-	for (uint32_t i = 0; i < batch->count; i++)
-		if (batch->packets[i].drop == WGF_DROP_NOT)
-			classify_packet(device, &batch->packets[i], batch->now);
+	for (uint32_t i = 0; i < batch->count; i++) {
+		struct wgf_packet *packet = &batch->packets[i];
+		if (packet->drop == WGF_DROP_NOT && classify_packet(device, packet, batch->now))
+			handshakes[n++] = packet;
+	}
+	wgf_admission_judge(device, handshakes, n, batch->now);
 }
 
 /* ---- 3 ---- */

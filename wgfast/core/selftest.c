@@ -1,4 +1,4 @@
-/* Is an AEAD kernel right? Asked once before it is used, and in the tests.
+/* Is a kernel right? Asked once before it is used, and in the tests. First the AEAD's, at the end BLAKE2s's.
  *
  * Three questions: does it give the published answer (RFC 8439) and the digest that an independent
  * implementation gives over 384 lengths; does it refuse every tag with one bit flipped and leave
@@ -298,4 +298,32 @@ bool wgf_selftest_aead(const struct wgf_aead_kernel *kernel)
 		     tags_refused(kernel, room) && agrees_with_portable(kernel, room);
 	free(room);
 	return right;
+}
+
+/* ---- BLAKE2s: lengths around one block, two and three, every lane with a message of its own ---- */
+
+bool wgf_selftest_blake2s(void (*many)(const struct wgf_blake2s *start, const uint8_t *const *messages, size_t len,
+				       uint8_t (*digests)[WGF_HASH_SIZE]))
+{
+	uint8_t bytes[WGF_BLAKE2S_LANES * 3 + 200], digests[WGF_BLAKE2S_LANES][WGF_HASH_SIZE];
+	uint8_t key[WGF_KEY_SIZE], expected[WGF_HASH_SIZE];
+	const uint8_t *messages[WGF_BLAKE2S_LANES];
+	struct wgf_blake2s start;
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = (uint8_t)(i * i + 7 * i + i / 16);
+	for (size_t i = 0; i < sizeof(key); i++)
+		key[i] = (uint8_t)(i * 11 + 3);
+	for (size_t i = 0; i < WGF_BLAKE2S_LANES; i++)
+		messages[i] = bytes + 3 * i;
+	wgf_blake2s_init(&start, WGF_HASH_SIZE, key, sizeof(key));
+	wgf_blake2s_settle(&start);
+	for (size_t len = 4; len <= 200; len += 4) {
+		many(&start, messages, len, digests);
+		for (size_t i = 0; i < WGF_BLAKE2S_LANES; i++) {
+			wgf_blake2s(expected, WGF_HASH_SIZE, key, sizeof(key), messages[i], len);
+			if (memcmp(digests[i], expected, WGF_HASH_SIZE) != 0)
+				return false;
+		}
+	}
+	return true;
 }
