@@ -1,8 +1,11 @@
 /* The workers' life beside the packets: started and stopped again and again under traffic, ports that move and
  * come back, an interface that goes away, what was retired while they were busy. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -15,11 +18,11 @@ struct node {
 	uint16_t port;
 };
 
-static void make_node(struct node *node, uint8_t number, int type)
+static void make_node(struct node *node, uint8_t number, int type, uint32_t threads)
 {
 	int pair[2];
 	uint8_t key[WGF_KEY_SIZE] = {number};
-	struct wgf_device_options options = {.threads = 2};
+	struct wgf_device_options options = {.threads = threads};
 	node->party.device = wgf_device_create(&options);
 	CHECK(node->party.device);
 	node->party.number = number;
@@ -172,6 +175,80 @@ static uint64_t processor_time(void)
 	return (uint64_t)used.tv_sec * WGF_SECOND + (uint64_t)used.tv_nsec;
 }
 
+struct stranger {
+	int socket;
+	_Atomic uint64_t sent;
+};
+
+/* Initiations that are none, as fast as they go. */
+static void *molest(void *argument)
+{
+	struct stranger *stranger = argument;
+	uint8_t junk[148] = {WGF_MESSAGE_INITIATION};
+	while (!atomic_load(&stop))
+		if (send(stranger->socket, junk, sizeof junk, 0) == sizeof junk)
+			atomic_fetch_add(&stranger->sent, 1);
+	return NULL;
+}
+
+/* A flood that waits already is read without a pause: were there one after every batch, more would come than is read,
+ * and packets of peers would stand behind it. */
+static void test_strangers_waiting(void)
+{
+	struct node node;
+	enum { WAITING = 512 }; /* an ordinary socket has room for them */
+	int s = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	uint8_t junk[148] = {WGF_MESSAGE_INITIATION};
+	struct rusage before, after;
+	uint64_t counts[WGF_DROP_COUNT], judged = 0;
+	make_node(&node, 3, SOCK_SEQPACKET, 1);
+	to.sin_port = htons(node.port);
+	CHECK(s >= 0 && !connect(s, (struct sockaddr *)&to, sizeof to));
+	CHECK(!wgf_device_stop(node.party.device) && !wgf_device_drops(node.party.device, counts));
+	uint64_t first = counts[WGF_DROP_HANDSHAKE_MAC1];
+	for (int i = 0; i < WAITING; i++)
+		CHECK(send(s, junk, sizeof junk, 0) == sizeof junk);
+	CHECK(!getrusage(RUSAGE_SELF, &before) && !wgf_device_start(node.party.device));
+	for (; judged < WAITING; judged = counts[WGF_DROP_HANDSHAKE_MAC1] - first) {
+		sched_yield();
+		CHECK(!wgf_device_drops(node.party.device, counts));
+	}
+	CHECK(!getrusage(RUSAGE_SELF, &after));
+	CHECK(after.ru_nvcsw - before.ru_nvcsw < WAITING / 64 / 2); /* a batch has 64 */
+	close(s);
+	end_node(&node);
+}
+
+/* While strangers keep the workers busy packets pass both ways, workers stop at once and start again; afterwards they
+ * sleep. */
+static void test_strangers(struct node *a, struct node *b)
+{
+	struct stranger stranger = {.socket = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0)};
+	struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(a->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	pthread_t thread;
+	CHECK(stranger.socket >= 0 && !connect(stranger.socket, (struct sockaddr *)&to, sizeof to));
+	uint64_t before[WGF_DROP_COUNT], after[WGF_DROP_COUNT];
+	CHECK(!wgf_device_drops(a->party.device, before));
+	atomic_store(&stop, false);
+	CHECK(!pthread_create(&thread, NULL, molest, &stranger));
+	for (int i = 0; i < 20; i++) {
+		reaches(a, b);
+		reaches(b, a);
+		CHECK(!wgf_device_stop(a->party.device) && !wgf_device_start(a->party.device));
+	}
+	atomic_store(&stop, true);
+	pthread_join(thread, NULL);
+	usleep(50000);
+	uint64_t used = processor_time();
+	usleep(100000);
+	CHECK(processor_time() - used < WGF_SECOND / 20);
+	CHECK(!wgf_device_drops(a->party.device, after));
+	uint64_t judged = after[WGF_DROP_HANDSHAKE_MAC1] - before[WGF_DROP_HANDSHAKE_MAC1];
+	CHECK(judged > 0 && judged <= atomic_load(&stranger.sent));
+	close(stranger.socket);
+}
+
 /* The interface goes: said once, and nobody looks at it any more. */
 static void test_interface_gone(struct node *node)
 {
@@ -221,16 +298,18 @@ static void test_refused(void)
 int main(void)
 {
 	struct node a, b;
-	make_node(&a, 1, SOCK_SEQPACKET);
-	make_node(&b, 2, SOCK_SEQPACKET);
+	make_node(&a, 1, SOCK_SEQPACKET, 2);
+	make_node(&b, 2, SOCK_SEQPACKET, 2);
 	meet_node(&a, &b);
 	reaches(&a, &b);
 	reaches(&b, &a);
 	test_old_port(&a, &b);
 	test_restart_under_traffic(&a, &b);
+	test_strangers(&a, &b);
 	test_interface_gone(&a);
 	end_node(&a);
 	end_node(&b);
+	test_strangers_waiting();
 	test_refused();
 	return 0;
 }

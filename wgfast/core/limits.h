@@ -52,6 +52,8 @@
 #define WGF_RATE_BUCKETS 8192u        /* sources whose handshakes are counted while under load */
 #define WGF_RATE_PER_SECOND 20u       /* handshakes a second of one source, as Linux */
 #define WGF_RATE_BURST 5u
+#define WGF_STRANGERS_PER_SECOND 50000u /* datagrams that prove nothing: a flood from here on */
+#define WGF_STRANGERS_BURST 32u       /* and so many at once are none yet */
 #define WGF_ICMP_PER_SECOND 100u      /* unreachable answers a second */
 #define WGF_LOOP_REPORT_INTERVAL (10 * WGF_SECOND) /* an endpoint inside its own tunnel is named so often */
 #define WGF_LIMIT_BURST_BYTES 65536u  /* of a peer's limits, where none is given: at least so much at once */

@@ -50,6 +50,7 @@ struct wgf_batch {
 	uint32_t bytes;
 	uint32_t used;              /* of the memory: bytes when sending, slots when receiving */
 	uint32_t mtu;               /* sending: padding never goes past it; 0: there is none */
+	bool more;                  /* receiving: it was full before the sockets were empty */
 	bool staged;                /* sending: its packets had been staged */
 	uint64_t now;
 	uint8_t *memory;            /* NULL when the packets lie in a caller's arrays */

@@ -70,6 +70,7 @@ void wgf_batch_reset(struct wgf_batch *batch, uint64_t now)
 	batch->bytes = 0;
 	batch->used = 0;
 	batch->mtu = 0;
+	batch->more = false;
 	batch->staged = false;
 	batch->now = now;
 }

@@ -28,8 +28,9 @@ static bool authentic(const struct wgf_batch *batch);
 static void judge(struct wgf_device *device, struct wgf_batch *batch);
 static void emit(struct wgf_device *device, struct wgf_batch *batch);
 
-enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
+enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now, struct wgf_stranger_batch *strangers)
 {
+	*strangers = (struct wgf_stranger_batch){.count = 0};
 	struct wgf_batch *batch = wgf_ring_claim(&device->receive_ring, &device->epoch, now);
 	if (!batch)
 		return WGF_BUSY;
@@ -38,9 +39,10 @@ enum wgf_progress wgf_receive_run(struct wgf_device *device, uint64_t now)
 	if (n <= 0)
 		return WGF_IDLE;
 	wgf_receive_open(device, batch);
-	bool theirs = authentic(batch); /* now: finished, it is another thread's */
+	if (!authentic(batch)) /* now: finished, it is another thread's */
+		*strangers = (struct wgf_stranger_batch){(uint32_t)n, batch->more};
 	wgf_ring_finish(&device->receive_ring, batch, device, emit);
-	return theirs ? WGF_MOVED : WGF_IDLE;
+	return strangers->count ? WGF_IDLE : WGF_MOVED;
 }
 
 /* Of what strangers send nobody has moved anything: it keeps no thread awake (worker.c). */

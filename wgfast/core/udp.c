@@ -356,8 +356,10 @@ static void receive_family(struct wgf_device *device, struct wgf_udp *udp, int f
 		return;
 	for (;;) {
 		uint32_t wanted = how_many(udp, batch, received);
-		if (wanted == 0)
+		if (wanted == 0) {
+			batch->more = true;
 			return;
+		}
 		for (uint32_t i = 0; i < wanted; i++)
 			prepare(&inbox, i, slot(batch, i));
 		uint32_t got = (uint32_t)receive_some(fd, inbox.headers, wanted);

@@ -9,10 +9,15 @@
  * for more than a fifth of the time. An idle tunnel sleeps, and so does one to which only strangers send: what they
  * send is read and judged, but it counts as nothing, and between two batches of it the thread asks the system.
  *
+ * Where strangers send a flood, the thread that has read all of it lets it gather for a moment before it looks again:
+ * woken for every few datagrams it would spend more on being woken than on them. The interface is watched meanwhile, and
+ * the first packet of a peer's ends it.
+ *
  * Each round reads the clock once and hands it down: no other file of the core does. */
 #include "worker.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -28,6 +33,7 @@
 #define SPIN (WGF_SECOND / 2500)     /* to look on before sleeping: an answer from an idle machine takes so long */
 #define SPIN_SHARE 5u                /* of all time, one part in so many at most */
 #define SPIN_SAVED (WGF_SECOND / 500) /* of that, this much may be used at once */
+#define GATHER (WGF_SECOND / 4000)   /* for a flood to gather */
 #define CREDIT 4u                    /* attempts that an answer is good for */
 
 uint64_t wgf_clock_now(void)
@@ -125,12 +131,17 @@ static void watch_again(struct wgf_worker *worker)
 static enum wgf_progress carry_once(struct wgf_worker *worker, uint64_t now)
 {
 	struct wgf_device *device = worker->device;
+	struct wgf_stranger_batch strangers;
 	watch_again(worker);
-	enum wgf_progress received = wgf_receive_run(device, now), sent = send_some(worker, now);
+	enum wgf_progress received = wgf_receive_run(device, now, &strangers), sent = send_some(worker, now);
 	if (wgf_epoch_waits(&device->epoch))
 		wgf_epoch_collect(&device->epoch);
-	if (sent == WGF_MOVED || received == WGF_MOVED)
+	if (sent == WGF_MOVED || received == WGF_MOVED) {
+		wgf_strangers_forget(&worker->strangers);
 		return WGF_MOVED;
+	}
+	wgf_strangers_came(&worker->strangers, strangers.count, now);
+	worker->more = strangers.more;
 	return sent == WGF_BUSY || received == WGF_BUSY ? WGF_BUSY : WGF_IDLE;
 }
 
@@ -191,13 +202,28 @@ static uint64_t carry(struct wgf_worker *worker, uint64_t slept)
 	return now;
 }
 
+/* Lets a flood gather, unless there is something else to do. */
+static void gather(struct wgf_worker *worker)
+{
+	struct wgf_device *device = worker->device;
+	const struct timespec moment = {.tv_nsec = GATHER};
+	struct pollfd others[1 + WGF_QUEUES_MAX] = {{.fd = device->workers.wake, .events = POLLIN}};
+	nfds_t n = 1;
+	for (uint32_t i = 0; i < WGF_QUEUES_MAX && !worker->blind; i++)
+		others[n++] = (struct pollfd){.fd = queue_fd(device, i), .events = POLLIN}; /* -1 is passed over */
+	ppoll(others, n, &moment, NULL);
+}
+
 static void *worker_main(void *argument)
 {
 	struct wgf_worker *worker = argument;
 	struct epoll_event ready[4];
 	uint64_t slept = 0;
 	while (!stops(worker)) {
-		if (epoll_wait(worker->poll, ready, 4, -1) < 0 && errno != EINTR)
+		bool flood = wgf_strangers_flood(&worker->strangers);
+		if (flood && !worker->more)
+			gather(worker);
+		else if (!flood && epoll_wait(worker->poll, ready, 4, -1) < 0 && errno != EINTR)
 			break;
 		slept = carry(worker, slept);
 	}
@@ -234,6 +260,7 @@ static int start_worker(struct wgf_device *device, struct wgf_worker *worker)
 {
 	worker->device = device;
 	worker->blind = false;
+	wgf_strangers_forget(&worker->strangers);
 	worker->generation = atomic_load(&device->tun.generation);
 	worker->poll = epoll_create1(EPOLL_CLOEXEC);
 	if (worker->poll < 0)

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "limits.h"
+#include "strangers.h"
 
 struct wgf_device;
 struct wgf_udp;
@@ -21,6 +22,8 @@ struct wgf_worker {
 	uint32_t credit;        /* attempts to wait awake, earned by answers that came soon */
 	uint64_t saved;         /* time it may spend awake, and when that was reckoned */
 	uint64_t saved_at;
+	struct wgf_strangers strangers;
+	bool more;              /* of theirs waits: there is nothing to gather for */
 	bool blind;             /* it no longer looks at the interface, which is gone */
 };
 
