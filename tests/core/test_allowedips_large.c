@@ -179,9 +179,8 @@ static void insert(const struct wgf_prefix *prefix)
 	CHECK(wgf_allowedips_insert(table, prefix->family, prefix->address, prefix->length, prefix->owner) == 0);
 }
 
-static void remove_any(struct check_random *random)
+static void remove_one(size_t which)
 {
-	size_t which = check_random_below(random, prefix_count);
 	struct wgf_prefix prefix = prefixes[which];
 	oracle_remove(which);
 	CHECK(wgf_allowedips_remove(table, prefix.family, prefix.address, prefix.length, prefix.owner) == 0);
@@ -207,7 +206,7 @@ static void wander(struct check_random *random, size_t towards, size_t changes)
 			prefix.owner = (uint32_t)check_random_below(random, 3000);
 			insert(&prefix);
 		} else if (prefix_count && (more ? kind < 20 : kind < 90)) {
-			remove_any(random);
+			remove_one(check_random_below(random, prefix_count));
 		} else if (prefix_count < BUCKETS / 4) {
 			struct wgf_prefix prefix = random_prefix(random);
 			insert(&prefix);
@@ -217,6 +216,74 @@ static void wander(struct check_random *random, size_t towards, size_t changes)
 	}
 	CHECK(wgf_allowedips_count(table) == prefix_count);
 	check_listing();
+}
+
+/* ---- One place of the table, where prefixes touch, nest and have the same owners ---- */
+
+#define ELSEWHERE 600u /* so that the table is a large one */
+
+/* In 10.1.64.0/18, or the same bits of IPv6: its quarters, slots, what lies below them and what covers it all. */
+static struct wgf_prefix prefix_in_place(struct check_random *random, unsigned family)
+{
+	struct wgf_prefix prefix = {.family = (uint8_t)family, .address = {10, 1, 0x40}};
+	size_t kind = check_random_below(random, 8);
+	prefix.length = (uint8_t)(kind == 0 ? check_random_below(random, 19)
+				  : kind == 1 ? 25 + check_random_below(random, 8) : 19 + check_random_below(random, 6));
+	prefix.address[2] |= (uint8_t)check_random_below(random, 64);
+	prefix.address[3] = (uint8_t)(check_random_below(random, 4) << 6 | check_random_below(random, 2));
+	prefix.owner = (uint32_t)check_random_below(random, 4);
+	mask(&prefix);
+	return prefix;
+}
+
+/* Each slot's first and last address, something between, and those on either side of the place. */
+static void check_place(struct check_random *random, unsigned family)
+{
+	enum { MOST = 3 * 64 + 2 };
+	uint32_t numbers[MOST], owners[MOST];
+	uint8_t addresses[MOST][16] = {{0}};
+	for (uint32_t i = 0; i < 64; i++) {
+		uint32_t slot = 0x0a014000 + (i << 8);
+		numbers[3 * i] = slot;
+		numbers[3 * i + 1] = slot + 1 + (uint32_t)check_random_below(random, 254);
+		numbers[3 * i + 2] = slot + 255;
+	}
+	numbers[MOST - 2] = 0x0a013fff;
+	numbers[MOST - 1] = 0x0a018000;
+	for (size_t i = 0; i < MOST; i++)
+		wgf_store_be32(addresses[i], numbers[i]);
+	if (family == WGF_IPV4)
+		wgf_allowedips_lookup4_many(table, numbers, MOST, owners);
+	else
+		wgf_allowedips_lookup6_many(table, addresses[0], MOST, owners);
+	for (size_t i = 0; i < MOST; i++)
+		CHECK(owners[i] == oracle_lookup(family, addresses[i]));
+}
+
+/* Owners are few, so that neighbours become one run and part again. */
+static void test_one_place(struct check_random *random, unsigned family, size_t changes)
+{
+	begin();
+	for (uint32_t i = 0; i < ELSEWHERE; i++) {
+		struct wgf_prefix prefix = {.family = (uint8_t)family, .length = 24, .owner = 9};
+		wgf_store_be32(prefix.address, 0x40000000 + 4096 * i);
+		insert(&prefix);
+	}
+	for (size_t i = 0; i < changes; i++) { /* towards none, few and many by turns */
+		size_t towards = ELSEWHERE + (i / 200 % 3) * (i / 200 % 3) * 15;
+		bool more = prefix_count < towards || (prefix_count == towards && towards > ELSEWHERE);
+		struct wgf_prefix prefix = prefix_in_place(random, family);
+		if (more || check_random_below(random, 4) == 0)
+			insert(&prefix);
+		else if (prefix_count > ELSEWHERE)
+			remove_one(ELSEWHERE + check_random_below(random, prefix_count - ELSEWHERE));
+		check_place(random, family);
+		if (i % 100 == 0)
+			check_listing();
+	}
+	while (prefix_count > 0)
+		remove_one(prefix_count - 1);
+	end();
 }
 
 static void test_random_changes(struct check_random *random)
@@ -339,6 +406,8 @@ int main(void)
 	test_default_route();
 	test_work_of_removals();
 	test_few_are_left(&random);
+	test_one_place(&random, WGF_IPV4, 3000 / LESS);
+	test_one_place(&random, WGF_IPV6, 800 / LESS);
 	test_random_changes(&random);
 	return 0;
 }

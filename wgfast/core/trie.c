@@ -28,7 +28,8 @@ struct wgf_trie *wgf_trie_create(struct wgf_epoch *epoch, struct wgf_prefixes *p
 	trie->bits = bits;
 	trie->skips = prefixes->words == 4;
 	trie->prefixes = prefixes;
-	trie->lists = calloc(places, sizeof(*trie->lists));
+	trie->list_bits = trie->skips ? bits : bits + WGF_PART_BITS;
+	trie->lists = calloc((size_t)1 << trie->list_bits, sizeof(*trie->lists));
 	trie->covers = calloc(places, sizeof(*trie->covers));
 	trie->pool = wgf_nodepool_create(epoch, table + NOWHERE_UNITS, units, bits == WGF_BITS_LARGE, trie->skips);
 	if (!trie->lists || !trie->covers || !trie->pool) {
@@ -65,7 +66,7 @@ void wgf_trie_retire(struct wgf_trie *trie)
 
 size_t wgf_trie_memory(const struct wgf_trie *trie)
 {
-	size_t place = sizeof(*trie->lists) + sizeof(*trie->covers);
+	size_t place = wgf_trie_parts(trie) * sizeof(*trie->lists) + sizeof(*trie->covers);
 	return sizeof(*trie) + (place << trie->bits) + wgf_nodepool_memory(trie->pool);
 }
 
@@ -124,8 +125,11 @@ static uint32_t search(const struct wgf_trie *trie, uint32_t number, struct wgf_
 static void fetch(const struct wgf_trie *trie, size_t place)
 {
 	uint32_t inside = wgf_entry_inside(table_at(trie, place));
+	const uint32_t *lists = &trie->lists[place * wgf_trie_parts(trie)];
 	if (inside >= WGF_ANSWER_NODE)
 		__builtin_prefetch(wgf_trie_node(trie, inside - WGF_ANSWER_NODE));
+	for (unsigned part = 0; part < wgf_trie_parts(trie); part++)
+		__builtin_prefetch(wgf_prefixes_at(trie->prefixes, lists[part]));
 }
 
 uint32_t wgf_trie_find(struct wgf_trie *trie, struct wgf_key key, unsigned length)
@@ -136,7 +140,7 @@ uint32_t wgf_trie_find(struct wgf_trie *trie, struct wgf_key key, unsigned lengt
 		descend(trie, key, length, &path);
 		return path.home ? search(trie, wgf_node_list(trie, path.at[path.count - 1]), key, length) : 0;
 	}
-	return search(trie, trie->lists[wgf_trie_place(trie, key)], key, length);
+	return search(trie, *wgf_trie_list(trie, key), key, length);
 }
 
 /* ---- A node's list ---- */
@@ -243,7 +247,6 @@ static uint64_t rebuild(struct wgf_change *change, struct wgf_key key, unsigned 
 		at = wgf_change_settle(change, &plan);
 	}
 	wgf_plan_begin(&plan, key, trie->bits);
-	plan.list = trie->lists[place];
 	if (left > 0) {
 		wgf_plan_load(trie, &plan, path->at[0], key, trie->bits);
 		wgf_change_drop(change, path->at[0], trie->bits);
@@ -257,16 +260,17 @@ static uint64_t rebuild(struct wgf_change *change, struct wgf_key key, unsigned 
 
 static int change_long(struct wgf_trie *trie, uint32_t number, enum edit edit)
 {
-	struct wgf_change change = {.trie = trie, .removal = edit == LEAVE};
+	struct wgf_change change;
 	const struct wgf_record *record = wgf_prefixes_at(trie->prefixes, number);
 	struct wgf_key key = wgf_record_key(trie->prefixes, record);
 	unsigned length = wgf_record_length(record);
 	size_t place = wgf_trie_place(trie, key);
 	bool below = wgf_trie_home(trie, length) > trie->bits;
 	struct path path;
+	wgf_change_begin(&change, trie, edit == LEAVE);
 	descend(trie, key, length, &path);
 	uint32_t first = below && path.home ? wgf_node_list(trie, path.at[path.count - 1]) : 0;
-	uint32_t *list = below ? &first : &trie->lists[place];
+	uint32_t *list = below ? &first : wgf_trie_list(trie, key);
 	edit_list(trie, list, number, edit);
 	uint64_t entry = rebuild(&change, key, length, &path, *list);
 	if (change.failed) {
@@ -302,7 +306,7 @@ static void change_short(struct wgf_trie *trie, uint32_t number, enum edit edit)
 	const struct wgf_record *covering = wgf_prefixes_at(trie->prefixes, parent);
 	uint32_t outside = parent ? wgf_record_owner(covering) : WGF_ANSWER_NONE;
 	unsigned anew = parent ? wgf_record_length(covering) + 1 : 0;
-	edit_list(trie, &trie->lists[place], number, edit);
+	edit_list(trie, wgf_trie_list(trie, key), number, edit);
 	for (; place < end; place++) {
 		unsigned has = trie->covers[place];
 		if (edit == ENTER ? has > code : has != code)

@@ -33,7 +33,9 @@
  * costs at most the nodes on its way and 64 children that are covered anew.
  *
  * Changes are the caller's, one at a time; they work from the records (prefixes.h), each of which is in the list of
- * the node it belongs to. */
+ * the node it belongs to. Records lie anywhere, so a list is a row of cache misses, each waiting for the one before. At the
+ * table's level, where IPv4 has nearly all of its prefixes, there is one for each quarter of a place's slots instead: they
+ * are shorter, and begin to be fetched together. */
 #ifndef WGF_TRIE_H
 #define WGF_TRIE_H
 
@@ -49,6 +51,7 @@
 #define WGF_NODE_SLOTS 64u
 #define WGF_BITS_SMALL 6u
 #define WGF_BITS_LARGE 18u
+#define WGF_PART_BITS 2u /* that name a part of a place, in IPv4; in IPv6, where lists are short here, it is one part */
 
 /* An answer: an owner below 2^20, or one of these. */
 #define WGF_ANSWER_NONE UINT32_C(0x100000)
@@ -94,7 +97,8 @@ struct wgf_trie {
 	bool shown;          /* readers may see it */
 	struct wgf_nodepool *pool;
 	struct wgf_prefixes *prefixes;
-	uint32_t *lists;     /* by place in the table: prefixes that begin there, up to 6 bits longer than the table's */
+	uint32_t *lists;     /* by part of a place: prefixes that begin there, up to 6 bits longer than the table's */
+	unsigned list_bits;  /* the table's, and those that name a part */
 	uint8_t *covers;     /* by place: one more than the length of the prefix that covers it; 0: none does */
 	struct wgf_retired retired;
 };
@@ -176,6 +180,17 @@ static inline uint32_t wgf_entry_answer(uint64_t entry, unsigned slot)
 static inline size_t wgf_trie_place(const struct wgf_trie *trie, struct wgf_key key)
 {
 	return (size_t)(key.high >> (64 - trie->bits));
+}
+
+/* The list of what begins at this key, up to 6 bits longer than the table's. Those of a place follow each other. */
+static inline uint32_t *wgf_trie_list(const struct wgf_trie *trie, struct wgf_key key)
+{
+	return &trie->lists[key.high >> (64 - trie->list_bits)];
+}
+
+static inline unsigned wgf_trie_parts(const struct wgf_trie *trie)
+{
+	return 1u << (trie->list_bits - trie->bits);
 }
 
 /* The six bits at a depth; what lies behind the address is zero. */

@@ -1,4 +1,4 @@
-/* A trie's nodes: painted from their records, compressed, copied, given back. */
+/* A trie's nodes: built from what was painted (trie_paint.c), copied, given back. */
 #include <string.h>
 
 #include "trie_build.h"
@@ -129,6 +129,14 @@ static void set_cover(const struct wgf_trie *trie, uint32_t at, uint32_t cover)
 
 /* ---- Pieces of one change ---- */
 
+void wgf_change_begin(struct wgf_change *change, struct wgf_trie *trie, bool removal)
+{
+	change->trie = trie;
+	change->removal = removal;
+	change->failed = false;
+	change->fresh_count = change->stale_count = 0;
+}
+
 static uint32_t take(struct wgf_change *change, uint32_t units)
 {
 	change->trie->prefixes->work++;
@@ -172,16 +180,17 @@ void wgf_change_undo(struct wgf_change *change)
 
 void wgf_plan_begin(struct wgf_plan *plan, struct wgf_key key, unsigned depth)
 {
-	memset(plan, 0, sizeof(*plan));
 	plan->key = wgf_key_masked(key, depth);
 	plan->depth = depth;
 	plan->cover = WGF_ANSWER_INHERIT;
+	plan->list = 0;
+	plan->children = 0;
 }
 
 void wgf_plan_put(struct wgf_plan *plan, unsigned slot, uint32_t child)
 {
-	plan->children -= plan->child[slot] != 0;
-	plan->children += child != 0;
+	plan->children &= ~(UINT64_C(1) << slot);
+	plan->children |= (uint64_t)(child != 0) << slot;
 	plan->child[slot] = child;
 }
 
@@ -192,9 +201,10 @@ void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t 
 	struct wgf_runs runs;
 	uint32_t answer;
 	wgf_plan_begin(plan, key, depth);
-	if (depth > trie->bits)
+	if (depth > trie->bits) {
 		plan->cover = cover_of(trie, at);
-	plan->list = depth > trie->bits ? wgf_node_list(trie, at) : trie->lists[wgf_trie_place(trie, key)];
+		plan->list = wgf_node_list(trie, at);
+	}
 	wgf_runs_begin(&runs, trie, at, depth);
 	while (wgf_runs_next(&runs, &answer))
 		if (answer >= WGF_ANSWER_NODE)
@@ -202,29 +212,6 @@ void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t 
 }
 
 /* ---- Nodes ---- */
-
-/* The records of the list that are of this node, over each other: those later in the list are longer or elsewhere.
- * False: there are none. */
-static bool paint(const struct wgf_trie *trie, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
-{
-	bool some = false;
-	for (unsigned slot = 0; slot < WGF_NODE_SLOTS; slot++)
-		answers[slot] = WGF_ANSWER_INHERIT;
-	for (uint32_t number = plan->list; number;) {
-		const struct wgf_record *record = wgf_prefixes_at(trie->prefixes, number);
-		unsigned length = wgf_record_length(record);
-		number = record->next;
-		trie->prefixes->work++;
-		if (length <= plan->depth) /* of the table's, in the list of the place where it begins */
-			continue;
-		unsigned first = wgf_key_slot(wgf_record_key(trie->prefixes, record), plan->depth);
-		unsigned end = first + (1u << (plan->depth + WGF_STRIDE - length));
-		for (unsigned slot = first; slot < end; slot++)
-			answers[slot] = wgf_record_owner(record);
-		some = true;
-	}
-	return some;
-}
 
 static void write_answers(unsigned char *to, const uint32_t *answers, unsigned count)
 {
@@ -245,59 +232,27 @@ static void begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key
 	node->list = plan->list;
 }
 
-/* The runs of slots with one answer, and of these answers, now one a run, how many runs there are. */
-static unsigned find_runs(uint32_t answers[WGF_NODE_SLOTS], uint64_t *bitmap)
-{
-	unsigned runs = 1;
-	uint32_t last = answers[0];
-	*bitmap = 0;
-	for (unsigned slot = 1; slot < WGF_NODE_SLOTS; slot++) {
-		uint64_t differs = answers[slot] != last;
-		last = answers[slot];
-		*bitmap |= differs << slot;
-		answers[runs] = last; /* behind what is still to be read */
-		runs += (unsigned)differs;
-	}
-	return runs;
-}
-
-/* Which of the first runs inherit; of their answers the others remain: how many, of all runs. */
-static unsigned leave_out(uint32_t answers[WGF_NODE_SLOTS], unsigned runs, uint16_t *inherits)
-{
-	unsigned count = 0, left_out = 0;
-	for (unsigned run = 0; run < runs; run++) {
-		bool inherited = run < WGF_INHERITS && answers[run] == WGF_ANSWER_INHERIT;
-		left_out |= (unsigned)inherited << (run % WGF_INHERITS);
-		answers[count] = answers[run];
-		count += !inherited;
-	}
-	*inherits = (uint16_t)left_out;
-	return count;
-}
-
-static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
+/* From runs. */
+static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, struct wgf_painting *painting)
 {
 	struct wgf_trie *trie = change->trie;
-	uint64_t bitmap;
 	uint16_t inherits = 0;
-	unsigned count = find_runs(answers, &bitmap);
-	if (!trie->skips)
-		count = leave_out(answers, count, &inherits);
+	unsigned count = trie->skips ? painting->runs : wgf_painting_leave_out(painting, &inherits);
 	uint32_t units = units_for(trie, count, plan->depth), at = take(change, units);
 	if (!at)
 		return 0;
 	if (trie->skips) {
 		begin_node6(trie, at, plan->key, plan->depth, plan);
-		node6_at(trie, at)->bitmap = bitmap;
+		node6_at(trie, at)->bitmap = painting->edges;
 	} else {
-		node4_at(trie, at)->bitmap = bitmap;
+		node4_at(trie, at)->bitmap = painting->edges;
 		node4_at(trie, at)->inherits = inherits;
 		if (plan->depth > trie->bits) {
 			wgf_store_le32(node4_at(trie, at)->cover, plan->cover);
 			*list_of(trie, at, units) = plan->list;
 		}
 	}
-	write_answers(node_at(trie, at) + header_of(trie, plan->depth), answers, count);
+	write_answers(node_at(trie, at) + header_of(trie, plan->depth), painting->answers, count);
 	return at;
 }
 
@@ -335,85 +290,75 @@ uint32_t wgf_change_cover(struct wgf_change *change, uint32_t at, uint32_t cover
 
 /* In IPv6 a node finds out by itself whose addresses are not its own, and answers with its cover. So it may stand in the slots
  * behind its own as well where they have that answer, which leaves nodes half as many. */
-static void spread_children(const struct wgf_trie *trie, uint32_t answers[WGF_NODE_SLOTS])
+static void spread_children(const struct wgf_trie *trie, struct wgf_painting *painting)
 {
-	uint32_t cover = 0;
+	uint32_t *answers = painting->answers, cover = 0;
 	for (unsigned slot = 0; slot + 1 < WGF_NODE_SLOTS; slot++) {
 		if (answers[slot] < WGF_ANSWER_NODE)
 			continue;
 		if (slot == 0 || answers[slot] != answers[slot - 1])
 			cover = cover_of(trie, answers[slot] - WGF_ANSWER_NODE);
 		if (answers[slot + 1] == cover)
-			answers[slot + 1] = answers[slot];
+			wgf_painting_put(painting, slot + 1, slot + 2, answers[slot]);
 	}
 }
 
 /* The children under the covers that the node's own prefixes give them, among its answers. */
-static void put_children(struct wgf_change *change, const struct wgf_plan *plan, uint32_t answers[WGF_NODE_SLOTS])
+static void put_children(struct wgf_change *change, const struct wgf_plan *plan, struct wgf_painting *painting)
 {
 	struct wgf_trie *trie = change->trie;
-	for (unsigned slot = 0; plan->children && slot < WGF_NODE_SLOTS; slot++) {
-		if (!plan->child[slot])
-			continue;
+	for (uint64_t children = plan->children; children; children &= children - 1) {
+		unsigned slot = (unsigned)__builtin_ctzll(children);
 		unsigned depth = wgf_node_depth(trie, plan->child[slot], plan->depth + WGF_STRIDE);
-		answers[slot] = WGF_ANSWER_NODE + wgf_change_cover(change, plan->child[slot], answers[slot], depth);
+		uint32_t child = wgf_change_cover(change, plan->child[slot], painting->answers[slot], depth);
+		wgf_painting_put(painting, slot, slot + 1, WGF_ANSWER_NODE + child);
 	}
 	if (trie->skips && !change->failed)
-		spread_children(trie, answers);
+		spread_children(trie, painting);
+}
+
+static bool has_only_child(const struct wgf_plan *plan)
+{
+	return plan->children && (plan->children & (plan->children - 1)) == 0;
 }
 
 static uint32_t only_child(struct wgf_change *change, const struct wgf_plan *plan)
 {
-	unsigned slot = 0;
-	while (!plan->child[slot])
-		slot++;
-	uint32_t child = plan->child[slot];
+	uint32_t child = plan->child[__builtin_ctzll(plan->children)];
 	return wgf_change_cover(change, child, plan->cover, wgf_node_depth(change->trie, child, 0));
 }
 
 uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan)
 {
-	uint32_t answers[WGF_NODE_SLOTS];
-	bool some = paint(change->trie, plan, answers);
+	struct wgf_painting painting;
+	bool some = wgf_paint(change->trie, plan, &painting);
 	if (!some && plan->children == 0)
 		return 0;
-	if (!some && plan->children == 1 && change->trie->skips)
+	if (!some && has_only_child(plan) && change->trie->skips)
 		return only_child(change, plan);
 	if (plan->children == 0 && change->trie->skips && !wgf_prefixes_at(change->trie->prefixes, plan->list)->next)
 		return build_leaf(change, plan);
-	put_children(change, plan, answers);
-	return build(change, plan, answers);
-}
-
-/* Is one run of slots with the same owner all there is? */
-static bool one_run(const uint32_t answers[WGF_NODE_SLOTS], unsigned *first, unsigned *follow)
-{
-	unsigned slot = 0, end;
-	while (answers[slot] == WGF_ANSWER_INHERIT)
-		slot++;
-	for (end = slot + 1; end < WGF_NODE_SLOTS && answers[end] == answers[slot];)
-		end++;
-	*first = slot;
-	*follow = end - slot - 1;
-	while (end < WGF_NODE_SLOTS && answers[end] == WGF_ANSWER_INHERIT)
-		end++;
-	return end == WGF_NODE_SLOTS;
+	put_children(change, plan, &painting);
+	wgf_painting_find_runs(&painting);
+	return build(change, plan, &painting);
 }
 
 uint64_t wgf_change_enter(struct wgf_change *change, struct wgf_plan *plan, uint32_t outside)
 {
-	uint32_t answers[WGF_NODE_SLOTS], at;
-	unsigned first, follow;
-	bool some = paint(change->trie, plan, answers);
+	struct wgf_painting painting;
+	uint64_t entry;
+	uint32_t at;
+	bool some = wgf_paint(change->trie, plan, &painting);
 	if (!some && plan->children == 0)
 		return wgf_entry_empty(outside);
-	if (some && plan->children == 0 && one_run(answers, &first, &follow))
-		return wgf_entry(answers[first], outside, first, follow);
-	if (!some && plan->children == 1 && change->trie->skips) {
+	if (!some && has_only_child(plan) && change->trie->skips) {
 		at = only_child(change, plan);
 	} else {
-		put_children(change, plan, answers);
-		at = build(change, plan, answers);
+		put_children(change, plan, &painting);
+		wgf_painting_find_runs(&painting);
+		if (plan->children == 0 && wgf_painting_is_one_run(&painting, outside, &entry))
+			return entry;
+		at = build(change, plan, &painting);
 	}
 	return wgf_entry(WGF_ANSWER_NODE + at, outside, 0, WGF_NODE_SLOTS - 1);
 }

@@ -8,7 +8,8 @@
  * anew, and the children of one. */
 #define WGF_CHANGE_PIECES 128u
 
-/* One change on its way: what was built for it and what it replaces. */
+/* One change on its way: what was built for it and what it replaces. Neither here nor in a plan are arrays cleared, for
+ * that took longer than writing the few places that are used. */
 struct wgf_change {
 	struct wgf_trie *trie;
 	bool removal; /* may use the spare memory */
@@ -24,9 +25,16 @@ struct wgf_plan {
 	struct wgf_key key;
 	unsigned depth;
 	uint32_t cover;    /* an owner or INHERIT */
-	uint32_t list;     /* the first of its records */
-	unsigned children;
-	uint32_t child[WGF_NODE_SLOTS]; /* by slot: a node, or 0 */
+	uint32_t list;     /* the first of its records, if below the table's level */
+	uint64_t children; /* the slots that have one */
+	uint32_t child[WGF_NODE_SLOTS];
+};
+
+/* What a node is going to say: by slot, and then, once its runs are found, by run. */
+struct wgf_painting {
+	uint32_t answers[WGF_NODE_SLOTS];
+	uint64_t edges; /* slots that may differ from the one before; then those that do. Bit 0 of the former means nothing */
+	unsigned runs;
 };
 
 void wgf_plan_begin(struct wgf_plan *plan, struct wgf_key key, unsigned depth);
@@ -34,6 +42,16 @@ void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t 
 		   unsigned depth);
 void wgf_plan_put(struct wgf_plan *plan, unsigned slot, uint32_t child); /* 0: takes it out */
 
+/* The plan's records, each over those that are shorter. False: there are none. */
+bool wgf_paint(const struct wgf_trie *trie, const struct wgf_plan *plan, struct wgf_painting *painting);
+void wgf_painting_put(struct wgf_painting *painting, unsigned first, unsigned end, uint32_t answer);
+void wgf_painting_find_runs(struct wgf_painting *painting);
+/* Of runs: is one all that does not inherit? Then they fit an entry, whose cover is `outside`. */
+bool wgf_painting_is_one_run(const struct wgf_painting *painting, uint32_t outside, uint64_t *entry);
+/* Which of the first runs inherit; of their answers the others remain: how many, of all runs. */
+unsigned wgf_painting_leave_out(struct wgf_painting *painting, uint16_t *inherits);
+
+void wgf_change_begin(struct wgf_change *change, struct wgf_trie *trie, bool removal);
 /* The node of a plan, or what can stand in for it: its only child, or, as 0, nothing at all. */
 uint32_t wgf_change_settle(struct wgf_change *change, struct wgf_plan *plan);
 /* The same at the table's level, as an entry, `outside` its cover. */
