@@ -7,7 +7,7 @@ import itertools
 import pytest
 from enginepair import ALICE, BOB, Pair, without
 
-from wgfast import Batch, _core, timers
+from wgfast import Batch, Engine, _core, generate_private_key, timers
 from wgfast._core import (
     DEBT_HANDSHAKE,
     DEBT_KEEPALIVE,
@@ -16,7 +16,9 @@ from wgfast._core import (
     DEBT_RETRANSMIT,
     DEBT_ZERO_KEYS,
 )
-from wgfast.testing import delay, packet
+from wgfast.control import DEBTS
+from wgfast.engine import HANDSHAKE_MAX
+from wgfast.testing import ManualClock, delay, packet
 from wgfast.timers import Duty
 
 SECOND = 10**9
@@ -266,6 +268,25 @@ def test_a_packet_that_could_not_bring_a_handshake_does_not_prevent_the_next() -
     pair.alice_says()
     pair.network.settle()
     assert len(pair.bob.received) == 2
+
+
+def test_all_have_their_turn_where_more_is_owed_than_can_be_paid() -> None:
+    """A portion a second for peers that never answer: a fourth of them owe enough to use it up."""
+    clock = ManualClock()
+    engine = Engine(generate_private_key())
+    out = Batch.empty(16, HANDSHAKE_MAX)
+    peers = [
+        engine.add_peer(
+            generate_private_key(), endpoint=f"192.0.2.1:{i + 1}", persistent_keepalive=25, now=clock.now
+        )
+        for i in range(20 * DEBTS)
+    ]
+    for _ in range(40):  # that a keepalive is due; that it needs a session
+        engine.process(clock.now, clock.wall)
+        while engine.drain(clock.now, out):
+            pass
+        clock.advance(1)
+    assert [i for i, peer in enumerate(peers) if not engine.core.peer_handshake_sent(peer)] == []
 
 
 # ---- keepalives ----
