@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 from enginepair import ALICE, BOB, Pair, without
@@ -336,6 +337,29 @@ def test_traffic_puts_off_persistent_keepalives() -> None:
         pair.alice_says()
         pair.network.run(1)
     assert pair.times("keepalive", source=ALICE) == [0]
+
+
+def test_keepalives_owed_to_thousands_push_out_no_data() -> None:
+    """More of them than there is room for packets without a session: 4 MiB in chunks of 2 KiB."""
+    engine = Engine(generate_private_key())
+    peers = [
+        engine.add_peer(
+            os.urandom(32),
+            allowed_ips=f"10.1.{i >> 8}.{i & 255}/32",
+            endpoint="192.0.2.1:1",
+            persistent_keepalive=25,
+        )
+        for i in range(2100)
+    ]
+    batch, out = Batch.of([packet("10.0.0.1", "10.1.0.0", b"first")]), Batch.empty(1, 2048)
+    engine.send(batch.data, batch.lengths, SECOND, out)
+    assert out.status[0] == Batch.STAGED
+    engine.control.enable(SECOND)
+    assert engine.drain(SECOND, out) == 0
+    assert {engine.peer_info(peer).staged for peer in peers} == {1}
+    assert sum(engine.drops().values()) == 0
+    # Each still asks for its handshake.
+    assert len(engine.core.scan(SECOND)[0]) == len(peers)
 
 
 # ---- who may use the keys ----
