@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import pytest
 from enginepair import ALICE, BOB, Pair, without
 
-from wgfast import Batch, _core, timers
+from wgfast import Batch, Engine, _core, generate_private_key, timers
 from wgfast._core import (
     DEBT_HANDSHAKE,
     DEBT_KEEPALIVE,
@@ -16,7 +17,9 @@ from wgfast._core import (
     DEBT_RETRANSMIT,
     DEBT_ZERO_KEYS,
 )
-from wgfast.testing import delay, packet
+from wgfast.control import DEBTS
+from wgfast.engine import HANDSHAKE_MAX
+from wgfast.testing import ManualClock, delay, packet
 from wgfast.timers import Duty
 
 SECOND = 10**9
@@ -268,6 +271,25 @@ def test_a_packet_that_could_not_bring_a_handshake_does_not_prevent_the_next() -
     assert len(pair.bob.received) == 2
 
 
+def test_all_have_their_turn_where_more_is_owed_than_can_be_paid() -> None:
+    """A portion a second for peers that never answer: a fourth of them owe enough to use it up."""
+    clock = ManualClock()
+    engine = Engine(generate_private_key())
+    out = Batch.empty(16, HANDSHAKE_MAX)
+    peers = [
+        engine.add_peer(
+            generate_private_key(), endpoint=f"192.0.2.1:{i + 1}", persistent_keepalive=25, now=clock.now
+        )
+        for i in range(20 * DEBTS)
+    ]
+    for _ in range(40):  # that a keepalive is due; that it needs a session
+        engine.process(clock.now, clock.wall)
+        while engine.drain(clock.now, out):
+            pass
+        clock.advance(1)
+    assert [i for i, peer in enumerate(peers) if not engine.core.peer_handshake_sent(peer)] == []
+
+
 # ---- keepalives ----
 
 
@@ -315,6 +337,29 @@ def test_traffic_puts_off_persistent_keepalives() -> None:
         pair.alice_says()
         pair.network.run(1)
     assert pair.times("keepalive", source=ALICE) == [0]
+
+
+def test_keepalives_owed_to_thousands_push_out_no_data() -> None:
+    """More of them than there is room for packets without a session: 4 MiB in chunks of 2 KiB."""
+    engine = Engine(generate_private_key())
+    peers = [
+        engine.add_peer(
+            os.urandom(32),
+            allowed_ips=f"10.1.{i >> 8}.{i & 255}/32",
+            endpoint="192.0.2.1:1",
+            persistent_keepalive=25,
+        )
+        for i in range(2100)
+    ]
+    batch, out = Batch.of([packet("10.0.0.1", "10.1.0.0", b"first")]), Batch.empty(1, 2048)
+    engine.send(batch.data, batch.lengths, SECOND, out)
+    assert out.status[0] == Batch.STAGED
+    engine.control.enable(SECOND)
+    assert engine.drain(SECOND, out) == 0
+    assert {engine.peer_info(peer).staged for peer in peers} == {1}
+    assert sum(engine.drops().values()) == 0
+    # Each still asks for its handshake.
+    assert len(engine.core.scan(SECOND)[0]) == len(peers)
 
 
 # ---- who may use the keys ----

@@ -45,6 +45,30 @@ static void test_capacity(void)
 	wgf_events_destroy(&events);
 }
 
+/* Full as the ring is, that the interface is gone is said, once, and before all else. */
+static void test_tun_gone(void)
+{
+	struct wgf_events events;
+	struct wgf_event out[4];
+	CHECK(wgf_events_init(&events) == 0);
+	CHECK(put_many(&events, WGF_EVENT_ROAMED, WGF_EVENTS + 1) == WGF_EVENTS);
+	CHECK(wgf_events_quiet(&events) && !readable(&events, 0));
+	CHECK(put_many(&events, WGF_EVENT_TUN_GONE, 1) == 1 && readable(&events, 0));
+	CHECK(put_many(&events, WGF_EVENT_ROAMED, 1) == 0);
+	CHECK(wgf_events_quiet(&events));
+	CHECK(wgf_events_take(&events, out, 0) == 0 && wgf_events_take(&events, out, 1) == 1);
+	CHECK(out[0].kind == WGF_EVENT_TUN_GONE && out[0].peer == 0);
+	for (size_t left = WGF_EVENTS; left; left -= 4) {
+		CHECK(wgf_events_take(&events, out, 4) == 4);
+		for (size_t i = 0; i < 4; i++)
+			CHECK(out[i].kind == WGF_EVENT_ROAMED);
+	}
+	CHECK(put_many(&events, WGF_EVENT_TUN_GONE, 1) == 1); /* with room it is one like the others */
+	CHECK(wgf_events_take(&events, out, 4) == 1 && out[0].kind == WGF_EVENT_TUN_GONE);
+	CHECK(wgf_events_take(&events, out, 4) == 0 && !wgf_events_quiet(&events));
+	wgf_events_destroy(&events);
+}
+
 static void test_signals(void)
 {
 	struct wgf_events events;
@@ -129,6 +153,7 @@ static void test_many_writers(void)
 int main(void)
 {
 	test_capacity();
+	test_tun_gone();
 	test_signals();
 	test_many_writers();
 	return 0;

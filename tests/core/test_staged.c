@@ -145,6 +145,32 @@ static void test_keepalives(void)
 	end();
 }
 
+/* All room is taken, and still every peer's keepalive may wait. */
+static void test_keepalives_take_no_room(void)
+{
+	begin();
+	put(0, 100, 1);
+	for (uint64_t i = 0; i < CHUNKS / 32 - 1; i++)
+		put(1 + i % 8, WGF_MTU_MAX, i);
+	for (uint64_t i = 0; i < 31; i++)
+		put(9, 1, i);
+	CHECK(device->staged.in_use == CHUNKS);
+	for (size_t i = 10; i < PEERS; i++) {
+		CHECK(wgf_staged_put(device, peers[i], NULL, 0) && count(i) == 1);
+		wgf_staged_flush(device, peers[i]);
+	}
+	wgf_staged_flush(device, peers[0]);
+	CHECK(count(0) == 1 && dropped(WGF_DROP_SEND_STAGED_FULL) == 0);
+	CHECK(take() == PEERS - 10 + 1);
+	for (uint32_t i = 0; i < PEERS - 10; i++)
+		check_packet(&batch->packets[i], 10 + i, 0, 0);
+	check_packet(&batch->packets[PEERS - 10], 0, 100, 1);
+	for (size_t i = 0; i < PEERS; i++)
+		wgf_staged_close(device, peers[i]);
+	check_nothing_left();
+	end();
+}
+
 static void test_limits(void)
 {
 	begin();
@@ -245,14 +271,23 @@ struct waiting {
 	uint64_t name;
 };
 
-static struct waiting waiting[CHUNKS];
+static struct waiting waiting[CHUNKS + PEERS];
 static size_t waiting_count;
 static bool flushing[PEERS];
 static uint64_t expected_full, expected_lost;
 
 static uint32_t chunks_of(uint32_t len)
 {
-	return len ? (len + WGF_STAGED_CHUNK - 1) / WGF_STAGED_CHUNK : 1;
+	return (len + WGF_STAGED_CHUNK - 1) / WGF_STAGED_CHUNK;
+}
+
+/* Of all; a keepalive takes no room, so it makes none. */
+static size_t oldest_packet(void)
+{
+	size_t i = 0;
+	while (waiting[i].len == 0)
+		i++;
+	return i;
 }
 
 static size_t oldest_of(uint32_t peer)
@@ -285,9 +320,8 @@ static void oracle_put(uint32_t peer, uint32_t len, uint64_t name)
 		chunks -= chunks_of(gone.len);
 	}
 	while (chunks + chunks_of(len) > CHUNKS) {
-		struct waiting gone = forget(0);
-		expected_full += gone.len != 0;
-		chunks -= chunks_of(gone.len);
+		expected_full++;
+		chunks -= chunks_of(forget(oldest_packet()).len);
 	}
 	waiting[waiting_count++] = (struct waiting){peer, len, name};
 }
@@ -411,6 +445,7 @@ int main(void)
 	struct check_random random = check_random_begin("staged");
 	test_basic();
 	test_keepalives();
+	test_keepalives_take_no_room();
 	test_limits();
 	test_short_rows();
 	test_turns();

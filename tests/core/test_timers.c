@@ -288,6 +288,40 @@ static void test_many_peers(void)
 	end();
 }
 
+static size_t id_after(size_t id)
+{
+	do
+		id = (id + 1) % atomic_load(&device->peers.high);
+	while (!atomic_load(&device->peers.rows[id]));
+	return id;
+}
+
+/* More is owed than is ever paid, as whoever was paid owes again at once: all take turns, those that came
+ * later too, and where it stopped a peer may have gone. */
+static void test_turns(size_t max)
+{
+	struct wgf_owed owed[PEERS];
+	uint32_t high = 2 * WGF_PEERS_A_LOOK;
+	size_t last = high - 1;
+	uint64_t next;
+	begin();
+	atomic_store(&device->peers.high, high);
+	for (size_t i = 0; i < PEERS; i++)
+		wgf_timers_arm_retransmit(device, peers[i], START);
+	for (size_t round = 0; round < 3 * PEERS; round++) {
+		if (round == PEERS)
+			atomic_store(&device->peers.high, PEERS);
+		if (round % 10 == 9)
+			atomic_store(&device->peers.rows[id_after(last)], NULL);
+		CHECK(wgf_timers_scan(device, START + round, owed, max, &next) == max && next == START + round);
+		for (size_t i = 0; i < max; i++) {
+			CHECK(owed[i].peer == peers[last = id_after(last)]->handle);
+			wgf_timers_arm_retransmit(device, peers[last], next);
+		}
+	}
+	end();
+}
+
 /* Scans with little room against a list of deadlines: each debt is found once, when it is due, and the next time
  * is never later than the next deadline. */
 static void test_looks(struct check_random *random)
@@ -314,6 +348,7 @@ static void test_looks(struct check_random *random)
 			left += due[j] && due[j] <= now;
 		}
 		CHECK(left == 0 || (n == max && next <= now));
+		CHECK(n == max || next > now);
 		CHECK(next == atomic_load(&device->planned));
 	}
 	end();
@@ -449,6 +484,9 @@ int main(void)
 	}
 	test_plans();
 	test_many_peers();
+	test_turns(1);
+	test_turns(16);
+	test_turns(70);
 	test_looks(&random);
 	test_no_debt_is_lost();
 	test_wish_during_scan(&random);

@@ -249,13 +249,16 @@ static void test_strangers(struct node *a, struct node *b)
 	close(stranger.socket);
 }
 
-/* The interface goes: said once, and nobody looks at it any more. */
+/* The interface goes while there is no room for news: said once, and nobody looks at it any more. */
 static void test_interface_gone(struct node *node)
 {
 	struct wgf_event events[64];
 	size_t said = 0;
 	struct pollfd ready = {.fd = wgf_device_event_fd(node->party.device), .events = POLLIN};
+	while (wgf_events_put(&node->party.device->events, &(struct wgf_event){.kind = WGF_EVENT_ROAMED}))
+		;
 	shutdown(node->inner, SHUT_RDWR);
+	usleep(50000); /* nobody takes before it was noticed */
 	for (int i = 0; i < 200; i++) {
 		poll(&ready, 1, 10);
 		wgf_device_quiet(node->party.device);

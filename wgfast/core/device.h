@@ -80,6 +80,7 @@ struct wgf_device {
 	struct wgf_outbox outbox;
 
 	_Atomic uint64_t planned;          /* when the control plane will look at the timers by itself */
+	_Atomic uint32_t scan_from;        /* the scan's: identifier it begins with; below peers.high, or 0 */
 	_Atomic uint64_t loaded_at;        /* last time handshakes stood in line; 0: not under load */
 	_Atomic uint32_t turned_away;      /* for want of a cookie or a rate, since load was looked at */
 	_Atomic uint64_t random;           /* state of the jitter's generator; nothing secret */

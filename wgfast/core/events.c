@@ -5,6 +5,9 @@
  * draws its ticket with one compare-and-swap and never waits for another; the reader takes cells in
  * order and stops at the first that is not published.
  *
+ * An event is lost when the ring is full. But that the interface is gone is said once, and whoever must end
+ * then would never hear of it: it is kept aside, and taken before the others.
+ *
  * The eventfd is written once between two calls of quiet, however many events arrive. Quiet reads
  * it empty, clears `signalled`, and only then looks whether anything is there, in this order: a put
  * that comes before the clearing writes nothing, but the clearing has read what that put's exchange wrote,
@@ -37,6 +40,7 @@ int wgf_events_init(struct wgf_events *events)
 		atomic_init(&events->cells[i].turn, i);
 	atomic_init(&events->signalled, false);
 	atomic_init(&events->woken, false);
+	atomic_init(&events->tun_gone, false);
 	atomic_init(&events->put, 0);
 	atomic_init(&events->got, 0);
 	return 0;
@@ -87,10 +91,14 @@ bool wgf_events_put(struct wgf_events *events, const struct wgf_event *event)
 {
 	uint64_t ticket;
 	struct wgf_event_cell *cell = draw_ticket(events, &ticket);
-	if (!cell)
+	if (cell) {
+		cell->event = *event;
+		atomic_store_explicit(&cell->turn, ticket + 1, memory_order_release);
+	} else if (event->kind == WGF_EVENT_TUN_GONE) {
+		atomic_store_explicit(&events->tun_gone, true, memory_order_release);
+	} else {
 		return false;
-	cell->event = *event;
-	atomic_store_explicit(&cell->turn, ticket + 1, memory_order_release);
+	}
 	signal_reader(events);
 	return true;
 }
@@ -106,6 +114,9 @@ size_t wgf_events_take(struct wgf_events *events, struct wgf_event *out, size_t 
 {
 	uint64_t ticket = atomic_load_explicit(&events->got, memory_order_relaxed);
 	size_t n = 0;
+	if (max && atomic_load_explicit(&events->tun_gone, memory_order_relaxed) &&
+	    atomic_exchange_explicit(&events->tun_gone, false, memory_order_acquire))
+		out[n++] = (struct wgf_event){.kind = WGF_EVENT_TUN_GONE};
 	for (; n < max && published(events, ticket); n++, ticket++) {
 		struct wgf_event_cell *cell = &events->cells[ticket & MASK];
 		out[n] = cell->event;
@@ -129,5 +140,6 @@ bool wgf_events_quiet(struct wgf_events *events)
 	atomic_exchange_explicit(&events->signalled, false, memory_order_acq_rel);
 	bool woken = atomic_exchange_explicit(&events->woken, false, memory_order_acquire);
 	/* An event that a writer is still copying is not counted: publishing it will signal. */
-	return published(events, atomic_load_explicit(&events->got, memory_order_relaxed)) || woken;
+	return published(events, atomic_load_explicit(&events->got, memory_order_relaxed)) ||
+	       atomic_load_explicit(&events->tun_gone, memory_order_relaxed) || woken;
 }

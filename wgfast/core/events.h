@@ -17,7 +17,7 @@ enum wgf_event_kind {
 	WGF_EVENT_COOKIE,         /* peer: its cookie reply was taken in */
 	WGF_EVENT_LOOP,           /* peer: its endpoint routes into its own tunnel */
 	WGF_EVENT_LOAD,           /* value: 1 under load from now on */
-	WGF_EVENT_TUN_GONE,       /* the interface was deleted */
+	WGF_EVENT_TUN_GONE,       /* the interface was deleted; said once, so it is never lost */
 };
 
 struct wgf_event {
@@ -36,6 +36,7 @@ struct wgf_events {
 	int fd;                            /* eventfd */
 	_Atomic bool signalled;            /* the eventfd is already readable */
 	_Atomic bool woken;                /* wake was called since the last quiet */
+	_Atomic bool tun_gone;             /* that event came when the ring was full */
 	_Alignas(64) _Atomic uint64_t put; /* writers' ticket */
 	_Alignas(64) _Atomic uint64_t got; /* the reader's */
 	struct wgf_event_cell *cells;      /* WGF_EVENTS of them */
@@ -43,7 +44,7 @@ struct wgf_events {
 
 int wgf_events_init(struct wgf_events *events); /* 0 or -errno */
 void wgf_events_destroy(struct wgf_events *events);
-/* Any thread. False: full. */
+/* Any thread. False: full, the event is lost; never WGF_EVENT_TUN_GONE. */
 bool wgf_events_put(struct wgf_events *events, const struct wgf_event *event);
 /* One thread at a time. Returns how many it copied out. */
 size_t wgf_events_take(struct wgf_events *events, struct wgf_event *out, size_t max);

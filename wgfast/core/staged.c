@@ -6,6 +6,9 @@
  * the second ever in the middle. Everything costs a constant per packet, except closing a peer that
  * stands in the list of peers to flush, which looks for it there.
  *
+ * A keepalive is a mark in its peer's queue and stands in neither list: were it a packet, those owed to some
+ * thousand peers without a session would push out all data that waits.
+ *
  * The lock is held for a copy of the packet. This is the path of packets without a session, so nobody
  * fast waits here; readers of `flushing` and of a queue's `count` do not take it. */
 #include "staged.h"
@@ -65,6 +68,7 @@ void wgf_staged_open(struct wgf_peer *peer)
 {
 	peer->staged.oldest = peer->staged.newest = WGF_STAGED_NONE;
 	atomic_init(&peer->staged.count, 0);
+	peer->staged.keepalive = false;
 	peer->staged.flushing = false;
 	peer->staged.closed = false;
 	peer->staged.next_flush = NULL;
@@ -76,6 +80,28 @@ static void add_count(struct wgf_staged_queue *queue, uint32_t change)
 {
 	uint32_t count = atomic_load_explicit(&queue->count, memory_order_relaxed);
 	atomic_store_explicit(&queue->count, count + change, memory_order_relaxed);
+}
+
+/* A packet or a keepalive. */
+static bool waits(const struct wgf_staged_queue *queue)
+{
+	return queue->keepalive || queue->oldest != WGF_STAGED_NONE;
+}
+
+static void put_keepalive(struct wgf_staged_queue *queue)
+{
+	queue->keepalive = true;
+	add_count(queue, 1);
+}
+
+/* False: there was none. It is nothing anybody sent: dropped, it goes uncounted. */
+static bool remove_keepalive(struct wgf_staged_queue *queue)
+{
+	if (!queue->keepalive)
+		return false;
+	queue->keepalive = false;
+	add_count(queue, UINT32_MAX);
+	return true;
 }
 
 /* Copies out (unless out is NULL) and gives back a packet's chunks, wiped. */
@@ -107,11 +133,9 @@ static uint32_t fill_chunks(struct wgf_staged *staged, const uint8_t *inner, uin
 	uint32_t first = staged->free, chunk = first, left = len;
 	for (;;) {
 		uint32_t n = left < WGF_STAGED_CHUNK ? left : WGF_STAGED_CHUNK;
-		if (n) {
-			memcpy(staged->chunks + (size_t)chunk * WGF_STAGED_CHUNK, inner, n);
-			inner += n;
-			staged->written++;
-		}
+		memcpy(staged->chunks + (size_t)chunk * WGF_STAGED_CHUNK, inner, n);
+		inner += n;
+		staged->written++;
 		staged->in_use++;
 		left -= n;
 		if (left == 0)
@@ -155,17 +179,15 @@ static uint32_t unlink_oldest(struct wgf_staged *staged, struct wgf_peer *peer)
 	return first;
 }
 
-/* A keepalive is nothing anybody sent: it goes uncounted. */
 static void drop_oldest(struct wgf_device *device, struct wgf_peer *peer, enum wgf_drop reason)
 {
-	uint32_t first = unlink_oldest(&device->staged, peer);
-	if (device->staged.links[first].length)
-		wgf_drop_count(device, reason);
-	empty_chunks(&device->staged, first, NULL);
+	wgf_drop_count(device, reason);
+	empty_chunks(&device->staged, unlink_oldest(&device->staged, peer), NULL);
 }
 
 static void drop_all(struct wgf_device *device, struct wgf_peer *peer)
 {
+	remove_keepalive(&peer->staged);
 	while (peer->staged.oldest != WGF_STAGED_NONE)
 		drop_oldest(device, peer, WGF_DROP_SEND_NO_SESSION);
 }
@@ -174,7 +196,8 @@ static void make_room(struct wgf_device *device, struct wgf_peer *peer, uint32_t
 {
 	struct wgf_staged *staged = &device->staged;
 	while (atomic_load_explicit(&peer->staged.count, memory_order_relaxed) >= WGF_STAGED_PER_PEER)
-		drop_oldest(device, peer, WGF_DROP_SEND_STAGED_FULL);
+		if (!remove_keepalive(&peer->staged))
+			drop_oldest(device, peer, WGF_DROP_SEND_STAGED_FULL);
 	while (CHUNKS - staged->in_use < chunks)
 		drop_oldest(device, staged->links[staged->oldest].peer, WGF_DROP_SEND_STAGED_FULL);
 }
@@ -222,10 +245,23 @@ static void flush_remove(struct wgf_staged *staged, struct wgf_peer *peer)
 	atomic_fetch_sub(&staged->flushing, 1);
 }
 
-/* Moves packets of one peer into the batch, as long as there are any and the batch has room. */
+/* The batch's next packet, its inner bytes in place. */
+static void hand_over(struct wgf_batch *batch, struct wgf_packet *packet, struct wgf_peer *peer, uint32_t len)
+{
+	packet->inner_len = len;
+	packet->peer = peer;
+	packet->keypair = NULL;
+	packet->drop = WGF_DROP_NOT;
+	wgf_batch_take(batch);
+}
+
+/* Moves packets of one peer into the batch, as long as there are any and the batch has room. A keepalive goes
+ * first: it was staged before them, or it would not be there. */
 static void take_from(struct wgf_device *device, struct wgf_peer *peer, struct wgf_batch *batch)
 {
 	struct wgf_staged *staged = &device->staged;
+	if (batch->count < batch->limit && remove_keepalive(&peer->staged))
+		hand_over(batch, wgf_batch_next(batch), peer, 0);
 	while (peer->staged.oldest != WGF_STAGED_NONE && batch->count < batch->limit) {
 		uint32_t len = staged->links[peer->staged.oldest].length;
 		struct wgf_packet *packet = wgf_batch_next(batch);
@@ -236,11 +272,7 @@ static void take_from(struct wgf_device *device, struct wgf_peer *peer, struct w
 		if (batch->count && batch->bytes + len > WGF_BATCH_BYTES)
 			return;
 		empty_chunks(staged, unlink_oldest(staged, peer), packet->inner);
-		packet->inner_len = len;
-		packet->peer = peer;
-		packet->keypair = NULL;
-		packet->drop = WGF_DROP_NOT;
-		wgf_batch_take(batch);
+		hand_over(batch, packet, peer, len);
 	}
 }
 
@@ -255,9 +287,11 @@ bool wgf_staged_put(struct wgf_device *device, struct wgf_peer *peer, const uint
 	}
 	pthread_mutex_lock(&staged->lock);
 	bool open = !peer->staged.closed;
-	if (open && (len || peer->staged.oldest == WGF_STAGED_NONE)) {
-		make_room(device, peer, len ? (len + WGF_STAGED_CHUNK - 1) / WGF_STAGED_CHUNK : 1);
+	if (open && len) {
+		make_room(device, peer, (len + WGF_STAGED_CHUNK - 1) / WGF_STAGED_CHUNK);
 		append(staged, peer, fill_chunks(staged, inner, len));
+	} else if (open && !waits(&peer->staged)) {
+		put_keepalive(&peer->staged);
 	}
 	pthread_mutex_unlock(&staged->lock);
 	return open;
@@ -266,7 +300,7 @@ bool wgf_staged_put(struct wgf_device *device, struct wgf_peer *peer, const uint
 void wgf_staged_flush(struct wgf_device *device, struct wgf_peer *peer)
 {
 	pthread_mutex_lock(&device->staged.lock);
-	if (peer->staged.oldest != WGF_STAGED_NONE && !peer->staged.flushing)
+	if (waits(&peer->staged) && !peer->staged.flushing)
 		flush_append(&device->staged, peer);
 	pthread_mutex_unlock(&device->staged.lock);
 }
@@ -280,7 +314,7 @@ uint32_t wgf_staged_take(struct wgf_device *device, struct wgf_batch *batch)
 	while (staged->flush_first && !full) {
 		struct wgf_peer *peer = staged->flush_first;
 		take_from(device, peer, batch);
-		full = peer->staged.oldest != WGF_STAGED_NONE;
+		full = waits(&peer->staged);
 		if (full && peer == staged->flush_last)
 			break;
 		flush_pop(staged);

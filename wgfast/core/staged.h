@@ -1,7 +1,7 @@
-/* Packets that wait for a session, and empty ones that are to be sent as keepalives.
+/* Packets that wait for a session, and keepalives that are to be sent.
  *
  * Copies in fixed chunks of one mapping per device: per peer at most WGF_STAGED_PER_PEER, per device
- * at most WGF_STAGED_BYTES; the oldest makes room. Off the fast path: one lock. A peer whose packets
+ * at most WGF_STAGED_BYTES; the oldest makes room, a keepalive takes none. Off the fast path: one lock. A peer whose packets
  * may go (it has a session) stands in the device's list of those to flush; the send direction reads
  * from that list before it reads from the interface. */
 #ifndef WGF_STAGED_H
@@ -24,7 +24,8 @@ struct wgf_peer;
 /* In the peer's row; all but count under the device's staged lock. */
 struct wgf_staged_queue {
 	uint32_t oldest, newest;     /* chunk numbers of first chunks */
-	_Atomic uint32_t count;      /* read without the lock */
+	_Atomic uint32_t count;      /* packets, and the keepalive; read without the lock */
+	bool keepalive;              /* one waits, before all packets */
 	bool flushing;               /* stands in the list of peers to flush */
 	bool closed;                 /* the peer was removed: nothing is staged any more */
 	struct wgf_peer *next_flush;

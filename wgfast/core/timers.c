@@ -308,19 +308,45 @@ static bool scan_peer(struct wgf_peer *peer, struct scan *scan)
 	return true;
 }
 
-/* The peers of one look, from identifier `first` on; their plan is made anew. */
-static bool scan_look(struct wgf_device *device, _Atomic uint64_t *look, uint32_t first, struct scan *scan)
+/* Those from identifier `from` to before `to`. False: one owes something that there is no room for; with
+ * it the next scan begins. */
+static bool scan_peers(struct wgf_device *device, uint32_t from, uint32_t to, struct scan *scan)
 {
+	for (uint32_t id = from; id < to; id++) {
+		struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, id);
+		if (peer && !scan_peer(peer, scan)) {
+			atomic_store_explicit(&device->scan_from, id, memory_order_relaxed);
+			scan->next = scan->now;
+			return false;
+		}
+	}
+	return true;
+}
+
+/* What is left of the look in the middle of which the last scan stopped. Its plan stays as it is, due, until
+ * the scan has come round to it and looks at all of it. */
+static bool scan_rest(struct wgf_device *device, uint32_t from, struct scan *scan)
+{
+	uint32_t done = from % WGF_PEERS_A_LOOK;
+	if (done == 0 || ~atomic_load(&device->peers.looks[from / WGF_PEERS_A_LOOK]) > scan->now)
+		return true;
+	return scan_peers(device, from, from - done + WGF_PEERS_A_LOOK, scan);
+}
+
+/* The peers of one look, if it is due; their plan is made anew. */
+static bool scan_look(struct wgf_device *device, uint32_t number, struct scan *scan)
+{
+	_Atomic uint64_t *look = &device->peers.looks[number];
+	uint64_t at = ~atomic_load(look);
+	if (at > scan->now) {
+		scan->next = earlier(scan->next, at);
+		return true;
+	}
 	struct scan these = *scan;
-	bool room = true;
+	uint32_t first = number * WGF_PEERS_A_LOOK;
 	these.next = UINT64_MAX;
 	atomic_store(look, ~UINT64_MAX);
-	for (uint32_t id = first; id < first + WGF_PEERS_A_LOOK && room; id++) {
-		struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, id);
-		room = !peer || scan_peer(peer, &these);
-	}
-	if (!room)
-		these.next = scan->now;
+	bool room = scan_peers(device, first, first + WGF_PEERS_A_LOOK, &these);
 	lower(look, these.next);
 	/* Not what the look says by now: who has lowered it meanwhile lowers `planned` too. */
 	scan->next = earlier(scan->next, these.next);
@@ -328,21 +354,19 @@ static bool scan_look(struct wgf_device *device, _Atomic uint64_t *look, uint32_
 	return room;
 }
 
-/* Inside a reader. */
+/* Once round, beginning where the last scan had no more room: else whoever stands behind those that always owe
+ * something would never be paid. Inside a reader. */
 static size_t scan_looks(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max,
 			 uint64_t *next)
 {
 	struct scan scan = {now, owed, 0, max, UINT64_MAX};
 	uint32_t high = atomic_load_explicit(&device->peers.high, memory_order_acquire);
-	bool room = true;
-	for (uint32_t first = 0; first < high && room; first += WGF_PEERS_A_LOOK) {
-		_Atomic uint64_t *look = &device->peers.looks[first / WGF_PEERS_A_LOOK];
-		uint64_t at = ~atomic_load(look);
-		if (at <= now)
-			room = scan_look(device, look, first, &scan);
-		else
-			scan.next = earlier(scan.next, at);
-	}
+	uint32_t from = atomic_load_explicit(&device->scan_from, memory_order_relaxed);
+	uint32_t looks = (high + WGF_PEERS_A_LOOK - 1) / WGF_PEERS_A_LOOK;
+	uint32_t first = (from + WGF_PEERS_A_LOOK - 1) / WGF_PEERS_A_LOOK; /* that is looked at whole */
+	bool room = scan_rest(device, from, &scan);
+	for (uint32_t i = 0; i < looks && room; i++)
+		room = scan_look(device, (first + i) % looks, &scan);
 	*next = scan.next;
 	return scan.n;
 }

@@ -66,7 +66,8 @@ struct wgf_owed {
 };
 
 /* Collects up to max peers that owe something at `now`, clearing what it reports; *next becomes the
- * time of the next deadline (UINT64_MAX: none; `now` if more are due than fitted). One thread at a time. */
+ * time of the next deadline (UINT64_MAX: none; `now` if more are due than fitted: the next scan begins with
+ * them). One thread at a time. */
 size_t wgf_timers_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max,
 		       uint64_t *next);
 
