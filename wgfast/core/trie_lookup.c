@@ -30,16 +30,21 @@ static bool has_avx512(void)
 }
 #else
 #define has_avx512() false
+#define wgf_trie_has_avx2() false
 #define has_bmi() false
 #define wgf_trie_lookup4_avx512 lookup4
+#define wgf_trie_lookup4_avx2 lookup4
 #define wgf_trie_lookup4_bmi lookup4
 #define wgf_trie_lookup6_bmi lookup6
 #endif
 
 void wgf_trie_lookup4(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
 {
-	if (n >= WGF_LOOKUP_BATCH && trie->bits == WGF_BITS_LARGE && has_avx512())
+	bool whole = n >= WGF_LOOKUP_BATCH && trie->bits == WGF_BITS_LARGE; /* batches, which kernels are for */
+	if (whole && has_avx512())
 		wgf_trie_lookup4_avx512(trie, addresses, n, owners);
+	else if (whole && wgf_trie_has_avx2())
+		wgf_trie_lookup4_avx2(trie, addresses, n, owners);
 	else if (has_bmi())
 		wgf_trie_lookup4_bmi(trie, addresses, n, owners);
 	else

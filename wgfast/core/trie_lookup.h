@@ -1,5 +1,5 @@
 /* How a trie is read, for the files that compile it for one instruction set each. Counting a bitmap's bits is
- * one instruction there and a dozen elsewhere, so nothing else differs. */
+ * one instruction there and a dozen elsewhere. Whole batches of IPv4 have kernels of their own where vectors are wide. */
 #ifndef WGF_TRIE_LOOKUP_H
 #define WGF_TRIE_LOOKUP_H
 
@@ -11,8 +11,11 @@
 #define WGF_LOOKUP_BATCH 64u /* so many are on their way at once: as many misses overlap as a core can have */
 #if defined(__x86_64__)
 bool wgf_trie_has_avx512(void);
+bool wgf_trie_has_avx2(void);
 #endif
+/* These two where the table has WGF_BITS_LARGE. */
 void wgf_trie_lookup4_avx512(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
+void wgf_trie_lookup4_avx2(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_bmi(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup6_bmi(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);
 
