@@ -107,6 +107,13 @@ class TableMachine(RuleBasedStateMachine):
             if mine:
                 del self.oracle.prefixes[prefix]
 
+    @rule(data=st.data(), value=VALUES)
+    def move_one_there_is(self, data: st.DataObject, value: int) -> None:
+        if self.oracle.prefixes:
+            prefix = data.draw(st.sampled_from(sorted(self.oracle.prefixes, key=str)))
+            self.table.insert(prefix, value)
+            self.oracle.prefixes[prefix] = value
+
     @rule(value=VALUES)
     def remove_value(self, value: int) -> None:
         gone = [prefix for prefix, owner in self.oracle.prefixes.items() if owner == value]
