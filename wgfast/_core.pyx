@@ -91,7 +91,8 @@ PeerInfo = namedtuple(
 )
 DeviceInfo = namedtuple(
     "DeviceInfo",
-    "peers indices keypairs threads queues events_waiting handshakes_waiting staged packet_memory_ceiling listen_port",
+    "peers indices keypairs threads queues events_waiting handshakes_waiting staged packet_memory_ceiling listen_port"
+    " rows rows_memory allowedips_memory",
     module=__name__,
 )
 
@@ -1210,8 +1211,16 @@ cdef class Core(Fixed):
         self.leave(result)
         return DeviceInfo(
             i.peers, i.indices, i.keypairs, i.threads, i.queues, i.events_waiting, i.handshakes_waiting,
-            i.staged, i.packet_memory_ceiling, i.listen_port,
+            i.staged, i.packet_memory_ceiling, i.listen_port, i.rows, i.rows_memory, i.allowedips_memory,
         )
+
+    def trim(self):
+        """After many peers have gone: the system gets back what the C library keeps of them."""
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_device_trim(self.device)
+        self.leave(result)
 
     # Peers, by handle.
 
