@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -105,6 +106,13 @@ class TableMachine(RuleBasedStateMachine):
             assert self.table.remove(str(prefix), value) is mine
             if mine:
                 del self.oracle.prefixes[prefix]
+
+    @rule(data=st.data(), value=VALUES)
+    def move_one_there_is(self, data: st.DataObject, value: int) -> None:
+        if self.oracle.prefixes:
+            prefix = data.draw(st.sampled_from(sorted(self.oracle.prefixes, key=str)))
+            self.table.insert(prefix, value)
+            self.oracle.prefixes[prefix] = value
 
     @rule(value=VALUES)
     def remove_value(self, value: int) -> None:
@@ -382,6 +390,42 @@ def test_lookups_while_a_prefix_moves() -> None:
     for reader in readers:
         reader.join()
     assert set().union(*seen) <= {0, 1, 2}
+
+
+def ticks_while(wait: Callable[[], object]) -> tuple[float, int]:
+    """How many seconds `wait` took, and how many milliseconds' sleeps of another thread ended meanwhile."""
+    ticks, stop = [0], threading.Event()
+
+    def tick() -> None:
+        while not stop.is_set():
+            time.sleep(0.001)
+            ticks[0] += 1
+
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    before, begin = ticks[0], time.monotonic()
+    wait()
+    waited, ticked = time.monotonic() - begin, ticks[0] - before
+    stop.set()
+    ticker.join()
+    return waited, ticked
+
+
+@pytest.mark.parametrize("ask", [len, lambda table: table.memory], ids=["len", "memory"])
+def test_other_threads_run_while_one_waits_for_a_change(ask: Callable[[AllowedIPs], int]) -> None:
+    count = 300_000
+    addresses = np.arange(count, dtype=np.uint32) << np.uint32(8)
+    table = AllowedIPs()
+    for _ in range(5):
+        table.insert_many(addresses, np.full(count, 24, np.uint8), np.ones(count, np.uint32))
+        removal = threading.Thread(target=table.remove_value, args=(1,))
+        removal.start()
+        waited, ticked = ticks_while(lambda: ask(table))
+        removal.join()
+        if waited > 0.05:  # otherwise the removal was over already, or had not begun
+            assert ticked > 5
+            return
+    raise AssertionError("it never had to wait")
 
 
 def test_works_without_numpy() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from seeds import generator
 
-from wgfast import AllowedIPs
+from wgfast import AllowedIPs, Device, generate_private_key
 
 
 def test_situations_other_tables_had_trouble_with() -> None:
@@ -131,3 +132,38 @@ def test_a_full_table_moves_and_shrinks() -> None:
     found = table.lookup_many(addresses)
     assert (found[:5000] == 2).all()
     assert (found[5000:] == AllowedIPs.NONE).all()
+
+
+def allowed_memory(device: Device) -> int:
+    return device.core.info().allowedips_memory
+
+
+@pytest.mark.parametrize(
+    "nets",
+    [
+        ["0.0.0.0/0", "::/0"],
+        ["10.0.0.2/32", "fd00::2/128"],
+        [f"10.{i}.0.0/16" for i in range(40)] + [f"fd00:{i:x}::/48" for i in range(40)],
+    ],
+    ids=["everything", "one host", "some networks"],
+)
+def test_a_device_of_one_peer_takes_little(nets: list[str]) -> None:
+    """Also where that peer has the identifier of one before it, for lists of owners reach to the highest."""
+    with contextlib.closing(Device(generate_private_key())) as device:
+        empty = allowed_memory(device)
+        for i in range(100):
+            peer = device.add_peer(bytes([i + 1] * 32), allowed_ips=nets)
+            assert empty < allowed_memory(device) < 64 << 10
+            device.remove_peer(peer)
+            assert allowed_memory(device) == empty
+
+
+def test_the_last_of_many_peers_takes_little() -> None:
+    with contextlib.closing(Device(generate_private_key())) as device:
+        keys = [i.to_bytes(32, "big") for i in range(1, 1001)]
+        device.update(
+            {"public_key": key, "allowed_ips": f"10.0.{i >> 8}.{i & 255}"} for i, key in enumerate(keys)
+        )
+        assert allowed_memory(device) > 64 << 10
+        device.update([{"public_key": keys[-1], "allowed_ips": ["10.9.0.0/16", "fd00::/64"]}], replace=True)
+        assert allowed_memory(device) < 64 << 10

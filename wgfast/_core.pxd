@@ -294,10 +294,14 @@ cdef extern from "core/wgfast.h" nogil:
         uint32_t events_waiting
         uint32_t handshakes_waiting
         uint32_t staged
+        uint32_t rows
         uint64_t packet_memory_ceiling
+        uint64_t rows_memory
+        uint64_t allowedips_memory
         uint16_t listen_port
 
     int wgf_device_get_info "wgf_device_info"(wgf_device *device, wgf_device_info *info)
+    int wgf_device_trim(wgf_device *device)
 
     # peers
     int wgf_device_add_peer(wgf_device *device, const uint8_t *public_key, uint64_t *handle)

@@ -118,6 +118,9 @@ class DeviceInfo(NamedTuple):
     staged: int
     packet_memory_ceiling: int  # bytes
     listen_port: int  # 0: no socket
+    rows: int  # of peers, and of those removed that a reader may still see
+    rows_memory: int  # bytes, of peers and sessions
+    allowedips_memory: int  # bytes, for lookups and changes
 
 # ---- the AEAD of a batch ----
 
@@ -318,6 +321,7 @@ class Core:
         """(index into OFFLOAD_STATES, errno) of each, in the order of OFFLOAD_NAMES."""
     def count_drop(self, reason: int) -> None: ...
     def info(self) -> DeviceInfo: ...
+    def trim(self) -> None: ...
     def add_peer(self, public_key: Buffer) -> int:
         """FileExistsError: there is a peer of that key."""
     def remove_peer(self, peer: int) -> None: ...

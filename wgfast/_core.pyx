@@ -3,7 +3,8 @@
 """The binding of the C core: take buffers, drop the GIL, one C call, map one error. _core.pyi is its manual.
 
 The GIL is dropped wherever a call makes a system call, may wait for a lock of the core, or takes time in
-proportion to its arguments; not around hashing a few bytes, which is over sooner than the GIL is back.
+proportion to its arguments or to what it frees; not around hashing a few bytes or looking up one address, which is
+over sooner than the GIL is back.
 Nothing here relies on the GIL: what the core wants done by one thread at a time has a lock of its own.
 """
 
@@ -90,7 +91,8 @@ PeerInfo = namedtuple(
 )
 DeviceInfo = namedtuple(
     "DeviceInfo",
-    "peers indices keypairs threads queues events_waiting handshakes_waiting staged packet_memory_ceiling listen_port",
+    "peers indices keypairs threads queues events_waiting handshakes_waiting staged packet_memory_ceiling listen_port"
+    " rows rows_memory allowedips_memory",
     module=__name__,
 )
 
@@ -554,7 +556,8 @@ cdef class Routes(Fixed):
 
     def __dealloc__(self):
         if self.routes != NULL:
-            wgf_routes_destroy(self.routes)
+            with nogil:
+                wgf_routes_destroy(self.routes)
 
     def insert(self, int family, bytes address, unsigned length, owner):
         """Give the prefix to owner, whoever had it. Host bits are masked."""
@@ -606,6 +609,7 @@ cdef class Routes(Fixed):
         """The owner of the longest prefix that matches, or None."""
         cdef const uint8_t *a = address_of(family, address, 0)
         cdef uint32_t owner, number
+        # The epoch's lock is all it may wait for, which nobody holds for longer than it takes to have the GIL again.
         if family == WGF_IPV4:
             number = <uint32_t>a[0] << 24 | <uint32_t>a[1] << 16 | <uint32_t>a[2] << 8 | a[3]
             wgf_allowedips_lookup4_many(self.routes.table, &number, 1, &owner)
@@ -647,10 +651,16 @@ cdef class Routes(Fixed):
 
     def memory(self):
         """Bytes for lookups and changes together."""
-        return wgf_allowedips_memory(self.routes.table)
+        cdef size_t size
+        with nogil:
+            size = wgf_allowedips_memory(self.routes.table)
+        return size
 
     def __len__(self):
-        return wgf_allowedips_count(self.routes.table)
+        cdef size_t count
+        with nogil:
+            count = wgf_allowedips_count(self.routes.table)
+        return count
 
 
 # ---- hashing ----
@@ -1201,8 +1211,16 @@ cdef class Core(Fixed):
         self.leave(result)
         return DeviceInfo(
             i.peers, i.indices, i.keypairs, i.threads, i.queues, i.events_waiting, i.handshakes_waiting,
-            i.staged, i.packet_memory_ceiling, i.listen_port,
+            i.staged, i.packet_memory_ceiling, i.listen_port, i.rows, i.rows_memory, i.allowedips_memory,
         )
+
+    def trim(self):
+        """After many peers have gone: the system gets back what the C library keeps of them."""
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_device_trim(self.device)
+        self.leave(result)
 
     # Peers, by handle.
 
@@ -1779,7 +1797,8 @@ cdef class Setting(Fixed):
             self.hosts.append((host.peer, at[host.offset : host.offset + host.length].decode("ascii")))
 
     def __dealloc__(self):
-        wgf_setting_destroy(self.setting)
+        with nogil:
+            wgf_setting_destroy(self.setting)
 
     @staticmethod
     def of(list peers, bint replace):
@@ -1873,7 +1892,8 @@ cdef class SettingPlan(Fixed):
             raise MemoryError("no memory to apply a setting")
 
     def __dealloc__(self):
-        wgf_setting_end(self.plan)
+        with nogil:
+            wgf_setting_end(self.plan)
 
     def step(self, uint64_t now, uint32_t wanted):
         """Applies some more. (all is done, [(handle, number of the peer in the setting, NEWS_... bits)]): news of the kinds

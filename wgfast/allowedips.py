@@ -23,7 +23,8 @@ class AllowedIPs:
 
     Prefixes are strings like "10.0.0.0/24" or "fd00::/64", or ipaddress networks; a bare address means that
     address alone, and host bits are masked. Any thread may call anything at any time: lookups never
-    wait, and see each change as one step.
+    wait, and see each change as one step. Values are counted from 0: each up to the greatest costs a family
+    4 bytes, 8 at times.
     """
 
     NONE: Final = 0xFFFFFFFF

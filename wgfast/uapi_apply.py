@@ -22,6 +22,7 @@ from wgfast.uapi import Changes, UapiError
 if TYPE_CHECKING:
     from wgfast.device import Device
 
+_MANY: Final = 4096  # peers; of so many that are removed the system gets the memory back at once
 _NEWS: Final = _core.NEWS_REMOVED | _core.NEWS_PSK | _core.NEWS_HOST
 
 
@@ -38,12 +39,19 @@ def apply(device: Device, changes: Changes, between: Callable[[], object] | None
             if setting.private_key is not None:
                 device.set_private_key(setting.private_key)
             plan = _core.SettingPlan(core, setting)
-        while not _step(device, plan, changes.hosts):
+        done, removed = _step(device, plan, changes.hosts)
+        while not done:
             if between:
                 between()
+            done, more = _step(device, plan, changes.hosts)
+            removed += more
+        if removed >= _MANY:
+            with device.using() as core:
+                core.trim()
 
 
-def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> bool:
+def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> tuple[bool, int]:
+    """All is done, and how many peers were removed."""
     with device.using():
         # That an endpoint was set is news to nobody while no peer has a name.
         wanted = _NEWS | (_core.NEWS_ENDPOINT if len(device.names) else 0)
@@ -51,7 +59,7 @@ def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> boo
         for handle, peer, what in news:
             with contextlib.suppress(PeerRemovedError):  # by what the same step did later
                 _follow(device, handle, hosts.get(peer), what)
-    return done
+    return done, sum(what & _core.NEWS_REMOVED != 0 for _, _, what in news)
 
 
 def _follow(device: Device, handle: int, host: str | None, what: int) -> None:

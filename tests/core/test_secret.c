@@ -33,18 +33,114 @@ static void test_rows(size_t row_size, size_t n)
 		CHECK(pool.in_use == n);
 		for (size_t i = 0; i < n; i++) { /* no row lies in another */
 			CHECK(rows[i][0] == 1 + i % 255 && rows[i][row_size - 1] == 1 + i % 255);
+			size_t link = sizeof(struct wgf_secret_row), before = wgf_secret_pool_memory(&pool);
 			wgf_secret_give(&pool, rows[i]);
-			size_t link = sizeof(struct wgf_secret_row);
-			CHECK(row_size <= link || all_zero(rows[i] + link, row_size - link));
+			bool there = wgf_secret_pool_memory(&pool) == before;
+			CHECK(!there || row_size <= link || all_zero(rows[i] + link, row_size - link));
 		}
 		CHECK(pool.in_use == 0);
 	}
-	uint8_t *last = wgf_secret_take(&pool);
-	CHECK(last == rows[n - 1]); /* rows are used again */
-	wgf_secret_give(&pool, last);
+	uint8_t *one = wgf_secret_take(&pool), *another = wgf_secret_take(&pool);
+	wgf_secret_give(&pool, one);
+	CHECK(wgf_secret_take(&pool) == one); /* rows are used again */
+	wgf_secret_give(&pool, one);
+	wgf_secret_give(&pool, another);
 	wgf_secret_give(&pool, NULL);
 	wgf_secret_pool_destroy(&pool);
 	free(rows);
+}
+
+/* ---- Memory follows the rows ---- */
+
+#define ROW_SIZE 640u
+#define ROWS 20000u
+
+static size_t bytes_for(size_t rows)
+{
+	size_t a_region = (65536 - 64) / ROW_SIZE;
+	return (rows + a_region - 1) / a_region * 65536;
+}
+
+static void shuffle(struct check_random *random, uint8_t **rows, uint32_t n)
+{
+	for (uint32_t i = n; i > 1; i--) {
+		uint32_t j = (uint32_t)check_random_below(random, i);
+		uint8_t *row = rows[i - 1];
+		rows[i - 1] = rows[j];
+		rows[j] = row;
+	}
+}
+
+static void take_rows(struct wgf_secret_pool *pool, uint8_t **rows, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		rows[i] = wgf_secret_take(pool);
+		CHECK(rows[i] && all_zero(rows[i], ROW_SIZE));
+		memset(rows[i], 0x77, ROW_SIZE);
+	}
+}
+
+static void give_rows(struct wgf_secret_pool *pool, uint8_t **rows, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		wgf_secret_give(pool, rows[i]);
+}
+
+/* Whatever the order rows are given back in, what none of them is in goes, and one region stays. */
+static void test_memory_comes_back(void)
+{
+	static uint8_t *rows[ROWS];
+	struct check_random random = check_random_begin("memory_comes_back");
+	struct wgf_secret_pool pool;
+	CHECK(wgf_secret_pool_init(&pool, ROW_SIZE) == 0);
+	CHECK(wgf_secret_pool_memory(&pool) == 0);
+	for (int round = 0; round < 4; round++) {
+		take_rows(&pool, rows, ROWS);
+		CHECK(wgf_secret_pool_memory(&pool) == bytes_for(ROWS));
+		if (round % 2)
+			shuffle(&random, rows, ROWS);
+		give_rows(&pool, rows, ROWS);
+		CHECK(wgf_secret_pool_memory(&pool) == 65536);
+	}
+	wgf_secret_pool_destroy(&pool);
+}
+
+/* Rows go where others are: of a pool that shrinks and lives on the regions become empty in time. */
+static void test_few_rows_come_together(void)
+{
+	static uint8_t *rows[ROWS];
+	struct check_random random = check_random_begin("few_rows_come_together");
+	struct wgf_secret_pool pool;
+	CHECK(wgf_secret_pool_init(&pool, ROW_SIZE) == 0);
+	take_rows(&pool, rows, ROWS);
+	shuffle(&random, rows, ROWS);
+	uint32_t few = ROWS / 10;
+	give_rows(&pool, rows + few, ROWS - few);
+	CHECK(wgf_secret_pool_memory(&pool) <= bytes_for(ROWS));
+	take_rows(&pool, rows + few, few); /* where there is room: none is mapped for them */
+	CHECK(wgf_secret_pool_memory(&pool) <= bytes_for(ROWS));
+	give_rows(&pool, rows, 2 * few);
+	CHECK(wgf_secret_pool_in_use(&pool) == 0 && wgf_secret_pool_memory(&pool) == 65536);
+	wgf_secret_pool_destroy(&pool);
+}
+
+/* A row at the edge of a region, taken and given back again and again, maps and unmaps nothing. */
+static void test_one_row_at_the_edge(void)
+{
+	static uint8_t *rows[ROWS];
+	struct wgf_secret_pool pool;
+	size_t full = (65536 - 64) / ROW_SIZE;
+	CHECK(wgf_secret_pool_init(&pool, ROW_SIZE) == 0);
+	take_rows(&pool, rows, full + 1);
+	uint8_t *edge = rows[full];
+	for (int i = 0; i < 100; i++) {
+		wgf_secret_give(&pool, edge);
+		CHECK(wgf_secret_pool_memory(&pool) == 2 * 65536);
+		CHECK(wgf_secret_take(&pool) == edge);
+	}
+	give_rows(&pool, rows, full + 1);
+	CHECK(wgf_secret_pool_memory(&pool) == 65536);
+	wgf_secret_pool_destroy(&pool);
 }
 
 static void test_impossible_sizes(void)
@@ -82,6 +178,9 @@ static void test_flags(void)
 	void *row = wgf_secret_take(&pool), *map = wgf_secret_map(5000);
 	CHECK(row && map);
 	CHECK(has_flag(row, " dd") && has_flag(row, " wf"));
+	wgf_secret_give(&pool, row);
+	CHECK(has_flag(row, " dd") && has_flag(row, " wf"));
+	CHECK(wgf_secret_take(&pool) == row);
 	CHECK(has_flag(map, " dd") && has_flag(map, " wf"));
 	wgf_secret_unmap(map, 5000);
 	wgf_secret_give(&pool, row);
@@ -107,6 +206,7 @@ static void test_fork(void)
 			void *another = wgf_secret_take(&pool);
 			ok = ok && another && all_zero(another, 1000);
 		}
+		wgf_secret_give(&pool, row);
 		wgf_secret_unmap(map, 5000);
 		wgf_secret_pool_destroy(&pool);
 		_exit(ok ? 0 : 1);
@@ -165,6 +265,9 @@ int main(void)
 	test_rows(1300, 200);
 	test_rows(65536, 3);
 	test_rows(100000, 3);
+	test_memory_comes_back();
+	test_few_rows_come_together();
+	test_one_row_at_the_edge();
 	test_impossible_sizes();
 	test_flags();
 	test_fork();

@@ -3,6 +3,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "admission.h"
 #include "handle.h"
@@ -62,8 +65,25 @@ int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info)
 		wgf_handshakequeue_waiting(&device->answers) + wgf_handshakequeue_waiting(&device->initiations);
 	info->staged = staged_packets(device);
 	info->packet_memory_ceiling = device->ceiling;
+	info->rows = (uint32_t)wgf_secret_pool_in_use(&device->peer_rows);
+	info->rows_memory =
+		wgf_secret_pool_memory(&device->peer_rows) + wgf_secret_pool_memory(&device->keypair_rows);
+	info->allowedips_memory = wgf_allowedips_memory(device->allowedips);
 	info->listen_port = atomic_load_explicit(&device->listen_port, memory_order_relaxed);
 	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
+/* The C library keeps what is freed until it is much, and much is what was once freed in one piece: tens of MiB after
+ * a large table. No lock of ours is held; workers, which allocate nothing, do not notice. */
+int wgf_device_trim(struct wgf_device *device)
+{
+	if (!wgf_device_alive(device))
+		return -EOWNERDEAD;
+	wgf_epoch_collect(&device->epoch);
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
 	return 0;
 }
 

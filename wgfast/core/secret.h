@@ -1,6 +1,7 @@
 /* Memory for keys: rows of one size in mappings that core dumps leave out (MADV_DONTDUMP) and that
  * read as zeros in a forked child (MADV_WIPEONFORK), so that no child can reuse a nonce or a key.
- * A row is wiped when it is given back. Rows are aligned to 64 bytes. */
+ * A row is wiped when it is given back. Rows are aligned to 64 bytes. Memory follows the rows that are taken: regions
+ * of which every row was given back go, but for one. */
 #ifndef WGF_SECRET_H
 #define WGF_SECRET_H
 
@@ -11,11 +12,15 @@ struct wgf_secret_row {
 	struct wgf_secret_row *next;
 };
 
+struct wgf_secret_region;
+
 struct wgf_secret_pool {
 	pthread_mutex_t lock;
 	size_t row_size;
-	struct wgf_secret_row *free;
-	struct wgf_secret_region *regions;
+	size_t region_size;
+	struct wgf_secret_region *first, *last; /* with rows taken; those that have room come first */
+	struct wgf_secret_region *spare;        /* with none, or NULL */
+	size_t regions;                         /* the spare included */
 	size_t in_use;
 };
 
@@ -32,5 +37,6 @@ void wgf_secret_pool_destroy(struct wgf_secret_pool *pool); /* wipes and unmaps 
 void *wgf_secret_take(struct wgf_secret_pool *pool);        /* a zeroed row, NULL: out of memory */
 void wgf_secret_give(struct wgf_secret_pool *pool, void *row);
 size_t wgf_secret_pool_in_use(struct wgf_secret_pool *pool); /* rows taken and not given back */
+size_t wgf_secret_pool_memory(struct wgf_secret_pool *pool); /* bytes that are mapped */
 
 #endif

@@ -90,11 +90,16 @@ int wgf_device_offloads(struct wgf_device *device, uint32_t *states);
 struct wgf_device_info {
 	uint32_t peers, indices, keypairs, threads, queues;
 	uint32_t events_waiting, handshakes_waiting, staged;
+	uint32_t rows;              /* of peers, and of those removed that a reader may still see */
 	uint16_t listen_port;
 	uint16_t zero;
 	uint64_t packet_memory_ceiling;
+	uint64_t rows_memory;       /* bytes, of peers and sessions */
+	uint64_t allowedips_memory; /* bytes, for lookups and changes */
 };
 int wgf_device_info(struct wgf_device *device, struct wgf_device_info *info);
+/* After many peers have gone: the system gets back what the C library keeps of them. Some milliseconds. */
+int wgf_device_trim(struct wgf_device *device);
 
 /* ---- Peers, by handle (never 0); -ESTALE: the peer was removed ---- */
 
