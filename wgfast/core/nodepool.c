@@ -8,6 +8,9 @@
 #include "nodepool.h"
 
 #define HUGE_PAGE (UINT32_C(2) << 20)
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25 /* Linux 6.1 */
+#endif
 #define STEP (HUGE_PAGE / WGF_UNIT)  /* a large pool is backed by so many units at a time */
 #define SPARE_LARGE (65536 / WGF_UNIT) /* kept for removals, which must not fail */
 #define SPARE_SMALL (2048 / WGF_UNIT)
@@ -32,6 +35,15 @@ static int back(struct wgf_nodepool *pool, uint32_t units)
 	return 0;
 }
 
+/* Once the first nodes fill a huge page they get one, where the system can; readers do not notice. */
+static int grow(struct wgf_nodepool *pool)
+{
+	int error = back(pool, pool->backed + STEP);
+	if (!error && pool->backed == 3 * STEP && madvise(pool->base + HUGE_PAGE, HUGE_PAGE, MADV_HUGEPAGE) == 0)
+		madvise(pool->base + HUGE_PAGE, HUGE_PAGE, MADV_COLLAPSE); /* else it happens by and by */
+	return error;
+}
+
 /* Addresses that begin at a huge page, nothing behind them yet. */
 static unsigned char *reserve(size_t bytes)
 {
@@ -44,7 +56,7 @@ static unsigned char *reserve(size_t bytes)
 	if (before < HUGE_PAGE)
 		munmap(from + before + bytes, HUGE_PAGE - before);
 	from += before;
-	/* A lookup misses translations too. The first nodes go without, for there may be only few. */
+	/* A lookup misses translations too. The first nodes go without until they fill a huge page (grow). */
 	madvise(from, HUGE_PAGE, MADV_HUGEPAGE);
 	madvise(from + 2 * (size_t)HUGE_PAGE, bytes - 2 * (size_t)HUGE_PAGE, MADV_HUGEPAGE);
 	return from;
@@ -147,7 +159,7 @@ static uint32_t take_fresh(struct wgf_nodepool *pool, uint32_t units, bool spare
 	uint32_t gap = pool->lines && behind + units > WGF_LINE_UNITS && behind ? WGF_LINE_UNITS - behind : 0;
 	uint32_t wanted = gap + units + (spare ? 0 : pool->large ? SPARE_LARGE : SPARE_SMALL);
 	if (pool->backed - pool->used < wanted &&
-	    (!pool->large || back(pool, pool->backed + STEP) || pool->backed - pool->used < wanted))
+	    (!pool->large || grow(pool) || pool->backed - pool->used < wanted))
 		return 0;
 	if (gap)
 		keep(pool, pool->used, gap);
