@@ -9,7 +9,7 @@
 #include "pair.h"
 #include "setting.h"
 
-enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300 };
+enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300, HEIRS = 8000, PACKETS = 64, PACKET = 64 };
 
 /* ---- Texts ---- */
 
@@ -222,10 +222,62 @@ static void test_under_traffic(struct check_random *random)
 	free(text);
 }
 
+/* ---- Owners that are removed ---- */
+
+/* A packet for 10.1.2.3 waits for a session of whoever has the address; that there is nobody no packet is told. */
+static void *sender(void *argument)
+{
+	static _Thread_local uint8_t inner[PACKETS * PACKET], out[PACKETS * 2 * PACKET];
+	uint32_t lengths[PACKETS], got[PACKETS];
+	uint8_t status[PACKETS], tos[PACKETS];
+	uint64_t peer[PACKETS];
+	struct wgf_endpoint to[PACKETS];
+	struct wgf_rows in = {inner, PACKET, lengths}, rows = {out, 2 * PACKET, got};
+	(void)argument;
+	for (size_t i = 0; i < PACKETS; i++) {
+		lengths[i] = (uint32_t)make_ipv4(inner + PACKET * i, PACKET, 1, 2);
+		memcpy(inner + PACKET * i + 16, (uint8_t[]){10, 1, 2, 3}, 4);
+	}
+	while (!atomic_load(&stop)) {
+		CHECK(!wgf_engine_send(device, &in, &rows, PACKETS, to, tos, peer, status, WGF_SECOND));
+		for (size_t i = 0; i < PACKETS; i++)
+			CHECK(status[i] == WGF_DROP_STAGED && peer[i]);
+		atomic_fetch_add(&looked, PACKETS);
+	}
+	return NULL;
+}
+
+/* Each set gives 10.0.0.0/8 to a peer that is new, and has the one that had it removed. */
+static void test_heirs(void)
+{
+	struct wgf_device_options options = {.threads = 0};
+	void *(*const mine[])(void *) = {looker, sender, sender};
+	pthread_t threads[3];
+	char key[2 * WGF_KEY_SIZE + 1], text[256];
+	device = wgf_device_create(&options);
+	CHECK(device);
+	atomic_store(&stop, false);
+	atomic_store(&looked, 0);
+	for (uint32_t heir = 0; heir < HEIRS; heir++) {
+		put_key(key, heir);
+		int n = sprintf(text, "replace_peers=true\npublic_key=%s\nendpoint=192.0.2.1:5\nallowed_ip=10.0.0.0/8\n", key);
+		apply(text, (size_t)n);
+		for (size_t i = 0; heir == 0 && i < 3; i++)
+			CHECK(!pthread_create(&threads[i], NULL, mine[i], NULL));
+	}
+	atomic_store(&stop, true);
+	for (size_t i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	printf("setting: %" PRIu64 " lookups and packets found an owner beside %u removals\n", atomic_load(&looked),
+	       HEIRS - 1u);
+	wgf_device_destroy(device);
+}
+
 int main(void)
 {
 	struct check_random random = check_random_begin("setting");
 	test_damage(&random);
 	test_under_traffic(&random);
+	test_heirs();
 	return 0;
 }

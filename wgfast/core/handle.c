@@ -262,9 +262,7 @@ int wgf_device_route(struct wgf_device *device, enum wgf_family family, const ui
 	struct wgf_reader reader = {0};
 	wgf_epoch_join(&device->epoch, &reader);
 	wgf_epoch_enter(&device->epoch, &reader);
-	uint32_t owner = family == WGF_IPV4 ? wgf_allowedips_lookup4(device->allowedips, address)
-					    : wgf_allowedips_lookup6(device->allowedips, address);
-	struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, owner);
+	struct wgf_peer *peer = wgf_peer_of_address(device, (uint8_t)family, address);
 	*handle = peer ? peer->handle : 0;
 	wgf_epoch_exit(&reader);
 	wgf_epoch_leave(&device->epoch, &reader);
