@@ -342,7 +342,8 @@ class Core:
     def peer_allowed(self, peer: int) -> list[tuple[int, bytes, int]]: ...
     def route(self, family: int, address: bytes) -> int: ...
     def setting_peers(self, setting: Setting) -> int:
-        """How many peers there will be while it is applied; more than PEERS_MAX cannot be."""
+        """How many peers there will be while it is applied; more than PEERS_MAX cannot be. OSError (ENOSPC): the table
+        of allowed IPs may not hold its prefixes."""
     def peer_mix_static(self, peer: int, handshake: Handshake) -> bool:
         """False: the secret is not known yet; compute it into handshake.shared and call peer_learn_static."""
     def peer_learn_static(self, peer: int, handshake: Handshake) -> None: ...

@@ -26,12 +26,13 @@ _NEWS: Final = _core.NEWS_REMOVED | _core.NEWS_PSK | _core.NEWS_HOST
 
 
 def apply(device: Device, changes: Changes, between: Callable[[], object] | None = None) -> None:
-    """UapiError if the port, the mark or the number of peers is refused: then nothing has changed. `between`
-    is called after each step: it may do what has to be done meanwhile. One set at a time."""
+    """UapiError if the port, the mark, the number of peers or that of their allowed IPs is refused: then
+    nothing has changed. `between` is called after each step: it may do what has to be done meanwhile. One set
+    at a time."""
     setting = changes.setting
     with device.changing:
         with device.using() as core:
-            wanted = core.setting_peers(setting)
+            wanted = _peers_wanted(core, setting)
             if wanted > _core.PEERS_MAX:
                 raise UapiError(errno.ENOSPC, f"{wanted} peers: a device has {_core.PEERS_MAX} at most")
             _set_sockets(device, setting)
@@ -41,6 +42,13 @@ def apply(device: Device, changes: Changes, between: Callable[[], object] | None
         while not _step(device, plan, changes.hosts):
             if between:
                 between()
+
+
+def _peers_wanted(core: _core.Core, setting: _core.Setting) -> int:
+    try:
+        return core.setting_peers(setting)
+    except OSError as error:
+        raise UapiError(error.errno or errno.ENOSPC, str(error.strerror)) from error
 
 
 def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> bool:

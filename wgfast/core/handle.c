@@ -222,6 +222,25 @@ int wgf_peer_allow(struct wgf_device *device, uint64_t handle, enum wgf_family f
 	return error;
 }
 
+int wgf_peer_allow_many(struct wgf_device *device, uint64_t handle, const struct wgf_prefix *prefixes, size_t n)
+{
+	struct wgf_allowedips *table = device->allowedips;
+	struct wgf_demand demand = {.added = {0}};
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	for (size_t i = 0; i < n; i++)
+		wgf_allowedips_demand(table, &demand, prefixes[i].family, prefixes[i].address, prefixes[i].length,
+				      (uint32_t)handle);
+	error = wgf_allowedips_admit(table, &demand);
+	for (size_t i = 0; i < n && !error; i++)
+		error = wgf_allowedips_insert(table, prefixes[i].family, prefixes[i].address, prefixes[i].length,
+					      (uint32_t)handle);
+	wgf_handle_unlock(device);
+	return error;
+}
+
 int wgf_peer_disallow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length)
 {
 	struct wgf_peer *peer;
@@ -253,6 +272,11 @@ int64_t wgf_peer_allowed(struct wgf_device *device, uint64_t handle, struct wgf_
 	size_t n = wgf_allowedips_list(device->allowedips, (uint32_t)handle, out, max);
 	pthread_mutex_unlock(&device->config);
 	return (int64_t)n;
+}
+
+int64_t wgf_device_prefixes(struct wgf_device *device)
+{
+	return wgf_device_alive(device) ? (int64_t)wgf_allowedips_count(device->allowedips) : -EOWNERDEAD;
 }
 
 int wgf_device_route(struct wgf_device *device, enum wgf_family family, const uint8_t *address, uint64_t *handle)

@@ -101,10 +101,13 @@ int wgf_setting_parse(struct wgf_setting *setting, const char *text, size_t size
 /* In order of family, address, length. */
 int wgf_setting_compare_prefixes(const struct wgf_setting_prefix *a, const struct wgf_setting_prefix *b);
 
-/* ---- Applying it: setting_apply.c ---- */
+/* ---- Whether it can be applied: setting_check.c ---- */
 
-/* How many peers the device would have while it is applied: 0, or -ENOSPC if that is more than WGF_PEERS_MAX. */
+/* How many peers the device would have meanwhile: 0, or -ENOSPC if that is more than WGF_PEERS_MAX. -EMLINK: the allowed IPs
+ * may not hold its prefixes beside those that are there (wgf_allowedips_admit). */
 int wgf_setting_check(struct wgf_device *device, const struct wgf_setting *setting, uint64_t *peers);
+
+/* ---- Applying it: setting_apply.c ---- */
 
 enum wgf_setting_what { /* bits */
 	WGF_NEWS_REMOVED = 1,  /* the peer of this handle is gone */

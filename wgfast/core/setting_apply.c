@@ -57,54 +57,6 @@ static void tell(struct report *report, uint64_t handle, size_t record, uint32_t
 		report->news[report->n++] = (struct wgf_setting_news){handle, (uint32_t)record, what};
 }
 
-/* ---- Room ---- */
-
-static bool makes_peer(const struct wgf_setting_peer *said)
-{
-	return !(said->said & (WGF_SAID_REMOVE | WGF_SAID_UPDATE_ONLY));
-}
-
-static int compare_keys(const void *a, const void *b)
-{
-	return memcmp(*(const uint8_t *const *)a, *(const uint8_t *const *)b, WGF_KEY_SIZE);
-}
-
-/* How many keys are not in the table yet, each counted once. UINT64_MAX: out of memory. */
-static uint64_t new_keys(struct wgf_device *device, const struct wgf_setting *setting)
-{
-	const uint8_t **keys = malloc((setting->peers_n + 1) * sizeof *keys);
-	uint64_t n = 0, distinct = 0;
-	if (!keys)
-		return UINT64_MAX;
-	for (size_t i = 0; i < setting->peers_n; i++)
-		if (makes_peer(&setting->peers[i]) && !wgf_peer_find(device, setting->peers[i].public_key))
-			keys[n++] = setting->peers[i].public_key;
-	qsort(keys, n, sizeof *keys, compare_keys);
-	for (uint64_t i = 0; i < n; i++)
-		distinct += i == 0 || compare_keys(&keys[i - 1], &keys[i]) != 0;
-	free(keys);
-	return distinct;
-}
-
-int wgf_setting_check(struct wgf_device *device, const struct wgf_setting *setting, uint64_t *peers)
-{
-	if (!wgf_device_alive(device))
-		return -EOWNERDEAD;
-	int error = 0;
-	pthread_mutex_lock(&device->config);
-	*peers = device->peers.count + (uint64_t)setting->peers_n;
-	if (*peers > WGF_PEERS_MAX) { /* if every one were new: look more closely */
-		uint64_t added = new_keys(device, setting);
-		*peers = device->peers.count + added;
-		if (added == UINT64_MAX)
-			error = -ENOMEM;
-		else if (*peers > WGF_PEERS_MAX)
-			error = -ENOSPC;
-	}
-	pthread_mutex_unlock(&device->config);
-	return error;
-}
-
 /* ---- Doom ---- */
 
 static enum doom doom_of(const struct wgf_setting_plan *plan, const struct wgf_peer *peer)
