@@ -366,6 +366,7 @@ cdef extern from "core/wgfast.h" nogil:
     int64_t wgf_device_scan(wgf_device *device, uint64_t now, wgf_owed *owed, size_t max, uint64_t *next)
     int wgf_peer_send_keepalive(wgf_device *device, uint64_t handle, uint64_t now)
     int wgf_peer_handshake_sent(wgf_device *device, uint64_t handle, uint64_t *at)
+    int wgf_peer_want_handshake(wgf_device *device, uint64_t handle, uint64_t now)
     int wgf_peer_want_handshake_done(wgf_device *device, uint64_t handle)
     int wgf_peer_arm_retransmit(wgf_device *device, uint64_t handle, uint64_t at)
     int wgf_peer_give_up(wgf_device *device, uint64_t handle, uint64_t now)

@@ -1616,6 +1616,14 @@ cdef class Core(Fixed):
         self.leave(result)
         return at
 
+    def peer_want_handshake(self, uint64_t peer, uint64_t now):
+        """It will be among the debts, unless the last handshake message is not REKEY-TIMEOUT old."""
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_peer_want_handshake(self.device, peer, now)
+        self.leave(result)
+
     def peer_want_handshake_done(self, uint64_t peer):
         """The debt of a handshake was dealt with: it may be reported again."""
         cdef int result

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wgfast import _core
+from wgfast.control import DEBTS
 from wgfast.errors import PeerRemovedError
 from wgfast.settings import parse_endpoint_host
 from wgfast.uapi import Changes, UapiError
@@ -56,20 +57,22 @@ def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> boo
         # That an endpoint was set is news to nobody while no peer has a name.
         wanted = _NEWS | (_core.NEWS_ENDPOINT if len(device.names) else 0)
         done, news = plan.step(device.now(), wanted)
+        rekeyed = 0
         for handle, peer, what in news:
             with contextlib.suppress(PeerRemovedError):  # by what the same step did later
-                _follow(device, handle, hosts.get(peer), what)
+                rekeyed += bool(what & _core.NEWS_PSK)
+                _follow(device, handle, hosts.get(peer), what, rekeyed > DEBTS)
     return done
 
 
-def _follow(device: Device, handle: int, host: str | None, what: int) -> None:
+def _follow(device: Device, handle: int, host: str | None, what: int, among_many: bool) -> None:
     if what & _core.NEWS_REMOVED:
         device.control.forget(handle)
         if len(device.names):
             device.names.drop(handle)
         return
     if what & _core.NEWS_PSK:
-        device.control.psk_changed(handle, device.now(), time.time_ns())
+        device.control.psk_changed(handle, device.now(), time.time_ns(), among_many=among_many)
     if not what & _core.NEWS_HOST:
         if what & _core.NEWS_ENDPOINT:
             device.names.drop(handle)

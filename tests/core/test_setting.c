@@ -9,7 +9,7 @@
 #include "pair.h"
 #include "setting.h"
 
-enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300, HEIRS = 8000, PACKETS = 64, PACKET = 64 };
+enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300, HEIRS = 8000, MANY = 20000, PORTION = 4096, PACKETS = 64, PACKET = 64 };
 
 /* ---- Texts ---- */
 
@@ -222,6 +222,80 @@ static void test_under_traffic(struct check_random *random)
 	free(text);
 }
 
+/* ---- One peer with many prefixes ---- */
+
+static uint64_t owned(uint32_t number)
+{
+	uint8_t key[WGF_KEY_SIZE];
+	uint64_t handle;
+	char text[2 * WGF_KEY_SIZE + 1];
+	put_key(text, number);
+	for (size_t i = 0; i < WGF_KEY_SIZE; i++)
+		CHECK(sscanf(text + 2 * i, "%2hhx", &key[i]) == 1);
+	return wgf_device_find_peer(device, key, &handle) ? 0 : (uint64_t)wgf_peer_allowed(device, handle, NULL, 0);
+}
+
+/* No step gives, moves or takes away more than a portion. The first peer is removed on the way if `meddle`. */
+static void apply_in_portions(const char *text, size_t size, size_t least, bool meddle)
+{
+	struct wgf_setting *setting = wgf_setting_create();
+	struct wgf_setting_fault fault;
+	struct wgf_setting_news news[7];
+	size_t steps = 0;
+	bool done = false;
+	CHECK(setting && !wgf_setting_parse(setting, text, size, &fault));
+	struct wgf_setting_plan *plan = wgf_setting_begin(device, setting);
+	CHECK(plan);
+	for (; !done; steps++) {
+		uint64_t before[2] = {owned(1), owned(2)}, handle;
+		CHECK(wgf_setting_step(plan, WGF_SECOND, UINT32_MAX, news, 7, &done) >= 0);
+		for (uint32_t i = 0; i < 2; i++) {
+			uint64_t now = owned(i + 1);
+			CHECK((now > before[i] ? now - before[i] : before[i] - now) <= PORTION);
+		}
+		if (meddle && steps == 1 && wgf_device_peers(device, &handle, 1) == 1)
+			CHECK(!wgf_device_remove_peer(device, handle));
+	}
+	CHECK(steps >= least);
+	wgf_setting_end(plan);
+	wgf_setting_destroy(setting);
+}
+
+static size_t compose_many(char *text, uint32_t owner, const char *said, uint32_t from, uint32_t to)
+{
+	char key[2 * WGF_KEY_SIZE + 1], *at = text;
+	put_key(key, owner);
+	at += sprintf(at, "public_key=%s\n%s", key, said);
+	for (uint32_t i = from; i < to; i++)
+		at += sprintf(at, "allowed_ip=%u.%u.%u.0/24\n", 1 + (i >> 16), i >> 8 & 255, i & 255);
+	return (size_t)(at - text);
+}
+
+static void test_portions(void)
+{
+	static const char replace[] = "replace_allowed_ips=true\n";
+	struct wgf_device_options options = {.threads = 0};
+	char *text = malloc(MANY * 40 + 256);
+	device = wgf_device_create(&options);
+	CHECK(device && text);
+	apply_in_portions(text, compose_many(text, 1, "", 0, MANY), MANY / PORTION, false);
+	CHECK(owned(1) == MANY && owned(2) == 0);
+	apply_in_portions(text, compose_many(text, 1, replace, 100, MANY + 100), MANY / PORTION, false);
+	CHECK(owned(1) == MANY);
+	apply_in_portions(text, compose_many(text, 2, "", 100, MANY + 100), MANY / PORTION, false);
+	CHECK(owned(1) == 0 && owned(2) == MANY);
+	apply_in_portions(text, compose_many(text, 2, replace, 100, 101), MANY / PORTION, false);
+	CHECK(owned(2) == 1);
+	apply_in_portions(text, compose_many(text, 2, "", 0, MANY), MANY / PORTION, false);
+	apply_in_portions(text, compose_many(text, 2, "remove=true\n", 0, 0), MANY / PORTION, false);
+	CHECK(owned(2) == 0 && wgf_allowedips_count(device->allowedips) == 0);
+	apply_in_portions(text, (size_t)sprintf(text, "replace_peers=true\n"), 1, false);
+	apply_in_portions(text, compose_many(text, 1, "", 0, MANY), 2, true); /* the rest of it is nobody's */
+	CHECK(owned(1) == 0 && wgf_allowedips_count(device->allowedips) == 0);
+	wgf_device_destroy(device);
+	free(text);
+}
+
 /* ---- Owners that are removed ---- */
 
 /* A packet for 10.1.2.3 waits for a session of whoever has the address; that there is nobody no packet is told. */
@@ -278,6 +352,7 @@ int main(void)
 	struct check_random random = check_random_begin("setting");
 	test_damage(&random);
 	test_under_traffic(&random);
+	test_portions();
 	test_heirs();
 	return 0;
 }

@@ -315,10 +315,10 @@ int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family, 
 	return error;
 }
 
-static size_t remove_all(struct wgf_allowedips *table, struct family *family, uint32_t owner)
+static size_t remove_some(struct wgf_allowedips *table, struct family *family, uint32_t owner, size_t most)
 {
 	size_t removed = 0;
-	while (owner < family->prefixes.lists_size && family->prefixes.lists[owner]) {
+	while (removed < most && owner < family->prefixes.lists_size && family->prefixes.lists[owner]) {
 		drop(table, family, family->prefixes.lists[owner]);
 		removed++;
 	}
@@ -326,12 +326,18 @@ static size_t remove_all(struct wgf_allowedips *table, struct family *family, ui
 	return removed;
 }
 
-size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
+size_t wgf_allowedips_remove_some(struct wgf_allowedips *table, uint32_t owner, size_t most)
 {
 	pthread_mutex_lock(&table->lock);
-	size_t removed = remove_all(table, &table->ipv4, owner) + remove_all(table, &table->ipv6, owner);
+	size_t removed = remove_some(table, &table->ipv4, owner, most);
+	removed += remove_some(table, &table->ipv6, owner, most - removed);
 	pthread_mutex_unlock(&table->lock);
 	return removed;
+}
+
+size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
+{
+	return wgf_allowedips_remove_some(table, owner, SIZE_MAX);
 }
 
 /* ---- Lookups ---- */

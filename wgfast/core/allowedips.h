@@ -59,6 +59,8 @@ int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family,
 			  const uint8_t *address, unsigned length, uint32_t owner);
 /* All prefixes of one owner, in time proportional to their number. Returns how many there were. */
 size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner);
+/* At most so many of them, whichever. Fewer: it has none any more. */
+size_t wgf_allowedips_remove_some(struct wgf_allowedips *table, uint32_t owner, size_t most);
 
 /* Inside a reader of the epoch. WGF_OWNER_NONE where nothing matches. */
 uint32_t wgf_allowedips_lookup4(const struct wgf_allowedips *table, const uint8_t address[4]);

@@ -184,6 +184,7 @@ int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_
 int64_t wgf_device_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max, uint64_t *next);
 int wgf_peer_send_keepalive(struct wgf_device *device, uint64_t handle, uint64_t now);
 int wgf_peer_handshake_sent(struct wgf_device *device, uint64_t handle, uint64_t *at); /* our last initiation or response; 0: never */
+int wgf_peer_want_handshake(struct wgf_device *device, uint64_t handle, uint64_t now); /* the next scan tells of it */
 int wgf_peer_want_handshake_done(struct wgf_device *device, uint64_t handle); /* the debt was dealt with */
 int wgf_peer_arm_retransmit(struct wgf_device *device, uint64_t handle, uint64_t at);
 int wgf_peer_give_up(struct wgf_device *device, uint64_t handle, uint64_t now); /* staged packets go, keys are to be zeroed in time */
