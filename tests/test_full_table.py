@@ -71,6 +71,7 @@ def test_what_does_not_fit_changes_nothing() -> None:
     other = device.add_peer(keys[5])
     refused(lambda: device.add_peer(keys[1], allowed_ips=more, preshared_key=bytes(31) + b"1"))
     refused(lambda: other.allow(more))
+    refused(lambda: other.allow(more[:31]))  # pieces that are free but too small are no room
     refused(lambda: setattr(other, "allowed_ips", more))
     changes = [(keys[2], more[:1]), (keys[3], more[1:])]
     changes = [{"public_key": key, "allowed_ips": prefixes} for key, prefixes in changes]
