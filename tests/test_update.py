@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from configured import never_without_owner
 
 from wgfast import ConfigError, Device, generate_preshared_key, generate_private_key, public_key
+from wgfast.control import DEBTS
+from wgfast.timers import REKEY_TIMEOUT
 
 KEYS = [public_key(generate_private_key()) for _ in range(4)]
 A, B, C, D = KEYS
@@ -142,3 +145,30 @@ def test_updates_of_several_threads_are_one_after_the_other(device: Device) -> N
     for thread in threads:
         thread.join()
     assert len(device.peers) == 0
+
+
+def test_many_preshared_keys_begin_handshakes_in_portions(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The running ones end at once; the others are begun as debts are, some in each pass."""
+    keys = [public_key(generate_private_key()) for _ in range(100)]
+    device.update([{"public_key": key, "endpoint": "127.0.0.1:9"} for key in keys])
+    control = device.control
+    control.enabled = True
+    for handle in device.core.peers():
+        control.handshake(handle, device.now(), time.time_ns())
+    first = dict(control.pending)
+    assert len(first) == len(keys)
+    later = device.now() + REKEY_TIMEOUT
+    monkeypatch.setattr(device, "now", lambda: later)
+    device.update([{"public_key": key, "preshared_key": bytes(range(32))} for key in keys])
+    assert len(control.pending) == DEBTS
+    passes = 0
+    while len(control.pending) < len(keys):
+        before = len(control.pending)
+        control.process(later, time.time_ns())
+        assert before < len(control.pending) <= before + DEBTS
+        passes += 1
+    assert passes >= (len(keys) - DEBTS) // DEBTS
+    assert all(control.pending[handle] is not running for handle, running in first.items())
+    control.enabled = False

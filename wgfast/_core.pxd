@@ -334,8 +334,10 @@ cdef extern from "core/wgfast.h" nogil:
     int wgf_peer_set_limits(wgf_device *device, uint64_t handle, const wgf_limits *limits, uint64_t now)
     int wgf_peer_limits(wgf_device *device, uint64_t handle, wgf_limits *limits)
     int wgf_peer_allow(wgf_device *device, uint64_t handle, int family, const uint8_t *address, unsigned length)
+    int wgf_peer_allow_many(wgf_device *device, uint64_t handle, const wgf_prefix *prefixes, size_t n)
     int wgf_peer_disallow(wgf_device *device, uint64_t handle, int family, const uint8_t *address, unsigned length)
     int wgf_peer_disallow_all(wgf_device *device, uint64_t handle)
+    int64_t wgf_device_prefixes(wgf_device *device)
     int64_t wgf_peer_allowed(wgf_device *device, uint64_t handle, wgf_prefix *out, size_t max)
     int wgf_device_route(wgf_device *device, int family, const uint8_t *address, uint64_t *handle)
 
@@ -368,6 +370,7 @@ cdef extern from "core/wgfast.h" nogil:
     int64_t wgf_device_scan(wgf_device *device, uint64_t now, wgf_owed *owed, size_t max, uint64_t *next)
     int wgf_peer_send_keepalive(wgf_device *device, uint64_t handle, uint64_t now)
     int wgf_peer_handshake_sent(wgf_device *device, uint64_t handle, uint64_t *at)
+    int wgf_peer_want_handshake(wgf_device *device, uint64_t handle, uint64_t now)
     int wgf_peer_want_handshake_done(wgf_device *device, uint64_t handle)
     int wgf_peer_arm_retransmit(wgf_device *device, uint64_t handle, uint64_t at)
     int wgf_peer_give_up(wgf_device *device, uint64_t handle, uint64_t now)

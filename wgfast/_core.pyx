@@ -24,8 +24,8 @@ from cpython.buffer cimport (
     PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EALREADY, EBUSY, EINVAL, EIO, EMSGSIZE, ENOENT, ENOSPC, ESTALE, errno
-from libc.stdlib cimport free, malloc
+from libc.errno cimport EALREADY, EBUSY, EINVAL, EIO, EMLINK, EMSGSIZE, ENOENT, ENOSPC, ESTALE, errno
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 REKEY_AFTER_MESSAGES = WGF_REKEY_AFTER_MESSAGES
@@ -118,10 +118,13 @@ cdef int64_t check(int64_t result) except -1:
     raise OSError(-result, os.strerror(-result))
 
 
+cdef str FULL_REMEDY = "remove prefixes, or join them into shorter ones"
+
+
 cdef int check_allowed(int64_t result) except -1:
     """The same for what puts a prefix into a table of allowed IPs."""
     if result == -ENOSPC:
-        raise OSError(ENOSPC, "the table of allowed IPs is at its limit: remove prefixes, or join them into shorter ones")
+        raise OSError(ENOSPC, f"the table of allowed IPs is at its limit: {FULL_REMEDY}")
     check(result)
     return 0
 
@@ -1375,11 +1378,36 @@ cdef class Core(Fixed):
         check_allowed(result)
 
     def peer_allow_many(self, uint64_t peer, list prefixes):
-        """[(family, address, length)], all checked before the first is given."""
-        for family, address, length in prefixes:
-            address_of(family, address, length)
-        for family, address, length in prefixes:
-            self.peer_allow(peer, family, address, length)
+        """[(family, address, length)], all of them this peer's from now on. OSError (ENOSPC): the table may not hold them
+        all, and nothing has changed."""
+        cdef size_t n = len(prefixes), i = 0
+        cdef const uint8_t *a
+        cdef int result
+        cdef wgf_prefix *raw = <wgf_prefix *>calloc(n + 1, sizeof(wgf_prefix))
+        if raw == NULL:
+            raise MemoryError("no memory for a list of allowed IPs")
+        try:
+            for family, address, length in prefixes:
+                a = address_of(family, address, length)
+                raw[i].family, raw[i].length = family, length
+                memcpy(raw[i].address, a, 4 if family == WGF_IPV4 else 16)
+                i += 1
+            self.enter()
+            with nogil:
+                result = wgf_peer_allow_many(self.device, peer, raw, n)
+            self.leave(0 if result == -ENOSPC else result)
+        finally:
+            free(raw)
+        if result == -ENOSPC:
+            self.refuse_prefixes()
+
+    cdef int refuse_prefixes(self) except -1:
+        cdef int64_t count
+        self.enter()
+        with nogil:
+            count = wgf_device_prefixes(self.device)
+        self.leave(count)
+        raise OSError(ENOSPC, f"allowed IPs: the table is full ({count} prefixes): {FULL_REMEDY}")
 
     def peer_disallow(self, uint64_t peer, int family, bytes address, unsigned length):
         """False: the prefix was not this peer's."""
@@ -1421,13 +1449,16 @@ cdef class Core(Fixed):
             free(prefixes)
 
     def setting_peers(self, Setting setting not None):
-        """How many peers there will be while it is applied; more than PEERS_MAX cannot be."""
+        """How many peers there will be while it is applied; more than PEERS_MAX cannot be. OSError (ENOSPC): the table of
+        allowed IPs may not hold its prefixes."""
         cdef uint64_t peers = 0
         cdef int result
         self.enter()
         with nogil:
             result = wgf_setting_check(self.device, setting.setting, &peers)
-        self.leave(0 if result == -ENOSPC else result)
+        self.leave(0 if result == -ENOSPC or result == -EMLINK else result)
+        if result == -EMLINK:
+            self.refuse_prefixes()
         return peers
 
     def route(self, int family, bytes address):
@@ -1602,6 +1633,14 @@ cdef class Core(Fixed):
             result = wgf_peer_handshake_sent(self.device, peer, &at)
         self.leave(result)
         return at
+
+    def peer_want_handshake(self, uint64_t peer, uint64_t now):
+        """It will be among the debts, unless the last handshake message is not REKEY-TIMEOUT old."""
+        cdef int result
+        self.enter()
+        with nogil:
+            result = wgf_peer_want_handshake(self.device, peer, now)
+        self.leave(result)
 
     def peer_want_handshake_done(self, uint64_t peer):
         """The debt of a handshake was dealt with: it may be reported again."""

@@ -196,10 +196,15 @@ class Control:
         self.core.peer_set_psk(peer, psk)
         self.psk_changed(peer, now, wall)
 
-    def psk_changed(self, peer: int, now: int, wall: int) -> None:
-        """The rest of it, where the core has the key already."""
+    def psk_changed(self, peer: int, now: int, wall: int, *, among_many: bool = False) -> None:
+        """The rest of it, where the core has the key already. `among_many`: the handshake is computed when
+        the debts of a pass are paid, not at once with those of all the others."""
         running = self.pending.pop(peer, None)
-        if running or self.core.peer_info(peer).session_birth:
+        if not running and not self.core.peer_info(peer).session_birth:
+            return
+        if among_many and self.enabled and timers.may_initiate(self.core.peer_handshake_sent(peer), now):
+            self.core.peer_want_handshake(peer, now)
+        else:
             self.handshake(peer, now, wall)
 
     def forget(self, peer: int) -> None:

@@ -236,7 +236,8 @@ class Device:
         limits: Limits | None = None,
     ) -> Peer:
         """Adds a peer. ConfigError names what does not fit, and nothing has changed: every argument is read
-        before the first is applied. A name in `endpoint` is resolved now, once; that of `endpoint_host`
+        before the first is applied. Nor has it where the table of allowed IPs is full: OSError
+        (ENOSPC). A name in `endpoint` is resolved now, once; that of `endpoint_host`
         ("vpn.example.org:51820") soon and whenever it takes, see Peer.endpoint_host."""
         key = parse_key(public_key, "public_key")
         prefixes = parse_allowed_ips(allowed_ips)
@@ -267,7 +268,7 @@ class Device:
 
     def update(self, peers: Iterable[bulk.PeerSettings], *, replace: bool = False) -> None:
         """Adds and changes many peers while traffic flows; `replace`: all others go. ConfigError, naming what
-        does not fit: nothing has changed."""
+        does not fit, or that the table of allowed IPs is full: nothing has changed."""
         bulk.update(self, peers, replace)
 
     def remove_peer(self, peer: Peer | str | Buffer) -> None:

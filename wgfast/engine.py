@@ -225,12 +225,16 @@ class Engine:
         if self.core.find_peer(key):
             raise ConfigError(f"public_key: {PublicKey(key)}: is a peer already")
         peer = self.core.add_peer(key)
-        if psk is not None:
-            self.core.peer_set_psk(peer, psk)
-        self.core.peer_set_limits(peer, limited, now)
-        self.core.peer_set_endpoint(peer, where)
-        self.core.peer_allow_many(peer, prefixes)
-        self.core.peer_set_persistent_keepalive(peer, persistent_keepalive, now)
+        try:
+            if psk is not None:
+                self.core.peer_set_psk(peer, psk)
+            self.core.peer_set_limits(peer, limited, now)
+            self.core.peer_set_endpoint(peer, where)
+            self.core.peer_allow_many(peer, prefixes)
+            self.core.peer_set_persistent_keepalive(peer, persistent_keepalive, now)
+        except BaseException:
+            self.remove_peer(peer)
+            raise
         return peer
 
     def remove_peer(self, peer: int) -> None:

@@ -147,7 +147,8 @@ class Peer:
     @property
     def allowed_ips(self) -> list[Network]:
         """The prefixes it may send from and is sent to, IPv4 first, in order. Setting them moves those that
-        are new here, then takes away those that are gone: what is in both is never without an owner."""
+        are new here, then takes away those that are gone: what is in both is never without an owner. OSError
+        (ENOSPC): the table is full, nothing has changed."""
         with self._device.using() as core:
             return [network(prefix) for prefix in core.peer_allowed(self._handle)]
 
@@ -163,7 +164,8 @@ class Peer:
                     core.peer_disallow(self._handle, *prefix)
 
     def allow(self, prefixes: AllowedIPsArgument) -> None:
-        """Adds allowed IPs; a prefix another peer had moves here in one step."""
+        """Adds allowed IPs; a prefix another peer had moves here in one step. OSError (ENOSPC): the table is
+        full, nothing has changed."""
         wanted = parse_allowed_ips(prefixes)
         with self._device.using() as core:
             core.peer_allow_many(self._handle, wanted)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from wgfast import _core
+from wgfast.control import DEBTS
 from wgfast.errors import PeerRemovedError
 from wgfast.settings import parse_endpoint_host
 from wgfast.uapi import Changes, UapiError
@@ -27,12 +28,13 @@ _NEWS: Final = _core.NEWS_REMOVED | _core.NEWS_PSK | _core.NEWS_HOST
 
 
 def apply(device: Device, changes: Changes, between: Callable[[], object] | None = None) -> None:
-    """UapiError if the port, the mark or the number of peers is refused: then nothing has changed. `between`
-    is called after each step: it may do what has to be done meanwhile. One set at a time."""
+    """UapiError if the port, the mark, the number of peers or that of their allowed IPs is refused: then
+    nothing has changed. `between` is called after each step: it may do what has to be done meanwhile. One set
+    at a time."""
     setting = changes.setting
     with device.changing:
         with device.using() as core:
-            wanted = core.setting_peers(setting)
+            wanted = _peers_wanted(core, setting)
             if wanted > _core.PEERS_MAX:
                 raise UapiError(errno.ENOSPC, f"{wanted} peers: a device has {_core.PEERS_MAX} at most")
             _set_sockets(device, setting)
@@ -50,26 +52,35 @@ def apply(device: Device, changes: Changes, between: Callable[[], object] | None
                 core.trim()
 
 
+def _peers_wanted(core: _core.Core, setting: _core.Setting) -> int:
+    try:
+        return core.setting_peers(setting)
+    except OSError as error:
+        raise UapiError(error.errno or errno.ENOSPC, str(error.strerror)) from error
+
+
 def _step(device: Device, plan: _core.SettingPlan, hosts: dict[int, str]) -> tuple[bool, int]:
     """All is done, and how many peers were removed."""
     with device.using():
         # That an endpoint was set is news to nobody while no peer has a name.
         wanted = _NEWS | (_core.NEWS_ENDPOINT if len(device.names) else 0)
         done, news = plan.step(device.now(), wanted)
+        rekeyed = 0
         for handle, peer, what in news:
             with contextlib.suppress(PeerRemovedError):  # by what the same step did later
-                _follow(device, handle, hosts.get(peer), what)
+                rekeyed += bool(what & _core.NEWS_PSK)
+                _follow(device, handle, hosts.get(peer), what, rekeyed > DEBTS)
     return done, sum(what & _core.NEWS_REMOVED != 0 for _, _, what in news)
 
 
-def _follow(device: Device, handle: int, host: str | None, what: int) -> None:
+def _follow(device: Device, handle: int, host: str | None, what: int, among_many: bool) -> None:
     if what & _core.NEWS_REMOVED:
         device.control.forget(handle)
         if len(device.names):
             device.names.drop(handle)
         return
     if what & _core.NEWS_PSK:
-        device.control.psk_changed(handle, device.now(), time.time_ns())
+        device.control.psk_changed(handle, device.now(), time.time_ns(), among_many=among_many)
     if not what & _core.NEWS_HOST:
         if what & _core.NEWS_ENDPOINT:
             device.names.drop(handle)

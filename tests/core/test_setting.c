@@ -9,7 +9,7 @@
 #include "pair.h"
 #include "setting.h"
 
-enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300 };
+enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300, HEIRS = 8000, MANY = 20000, PORTION = 4096, PACKETS = 64, PACKET = 64 };
 
 /* ---- Texts ---- */
 
@@ -222,10 +222,137 @@ static void test_under_traffic(struct check_random *random)
 	free(text);
 }
 
+/* ---- One peer with many prefixes ---- */
+
+static uint64_t owned(uint32_t number)
+{
+	uint8_t key[WGF_KEY_SIZE];
+	uint64_t handle;
+	char text[2 * WGF_KEY_SIZE + 1];
+	put_key(text, number);
+	for (size_t i = 0; i < WGF_KEY_SIZE; i++)
+		CHECK(sscanf(text + 2 * i, "%2hhx", &key[i]) == 1);
+	return wgf_device_find_peer(device, key, &handle) ? 0 : (uint64_t)wgf_peer_allowed(device, handle, NULL, 0);
+}
+
+/* No step gives, moves or takes away more than a portion. The first peer is removed on the way if `meddle`. */
+static void apply_in_portions(const char *text, size_t size, size_t least, bool meddle)
+{
+	struct wgf_setting *setting = wgf_setting_create();
+	struct wgf_setting_fault fault;
+	struct wgf_setting_news news[7];
+	size_t steps = 0;
+	bool done = false;
+	CHECK(setting && !wgf_setting_parse(setting, text, size, &fault));
+	struct wgf_setting_plan *plan = wgf_setting_begin(device, setting);
+	CHECK(plan);
+	for (; !done; steps++) {
+		uint64_t before[2] = {owned(1), owned(2)}, handle;
+		CHECK(wgf_setting_step(plan, WGF_SECOND, UINT32_MAX, news, 7, &done) >= 0);
+		for (uint32_t i = 0; i < 2; i++) {
+			uint64_t now = owned(i + 1);
+			CHECK((now > before[i] ? now - before[i] : before[i] - now) <= PORTION);
+		}
+		if (meddle && steps == 1 && wgf_device_peers(device, &handle, 1) == 1)
+			CHECK(!wgf_device_remove_peer(device, handle));
+	}
+	CHECK(steps >= least);
+	wgf_setting_end(plan);
+	wgf_setting_destroy(setting);
+}
+
+static size_t compose_many(char *text, uint32_t owner, const char *said, uint32_t from, uint32_t to)
+{
+	char key[2 * WGF_KEY_SIZE + 1], *at = text;
+	put_key(key, owner);
+	at += sprintf(at, "public_key=%s\n%s", key, said);
+	for (uint32_t i = from; i < to; i++)
+		at += sprintf(at, "allowed_ip=%u.%u.%u.0/24\n", 1 + (i >> 16), i >> 8 & 255, i & 255);
+	return (size_t)(at - text);
+}
+
+static void test_portions(void)
+{
+	static const char replace[] = "replace_allowed_ips=true\n";
+	struct wgf_device_options options = {.threads = 0};
+	char *text = malloc(MANY * 40 + 256);
+	device = wgf_device_create(&options);
+	CHECK(device && text);
+	apply_in_portions(text, compose_many(text, 1, "", 0, MANY), MANY / PORTION, false);
+	CHECK(owned(1) == MANY && owned(2) == 0);
+	apply_in_portions(text, compose_many(text, 1, replace, 100, MANY + 100), MANY / PORTION, false);
+	CHECK(owned(1) == MANY);
+	apply_in_portions(text, compose_many(text, 2, "", 100, MANY + 100), MANY / PORTION, false);
+	CHECK(owned(1) == 0 && owned(2) == MANY);
+	apply_in_portions(text, compose_many(text, 2, replace, 100, 101), MANY / PORTION, false);
+	CHECK(owned(2) == 1);
+	apply_in_portions(text, compose_many(text, 2, "", 0, MANY), MANY / PORTION, false);
+	apply_in_portions(text, compose_many(text, 2, "remove=true\n", 0, 0), MANY / PORTION, false);
+	CHECK(owned(2) == 0 && wgf_allowedips_count(device->allowedips) == 0);
+	apply_in_portions(text, (size_t)sprintf(text, "replace_peers=true\n"), 1, false);
+	apply_in_portions(text, compose_many(text, 1, "", 0, MANY), 2, true); /* the rest of it is nobody's */
+	CHECK(owned(1) == 0 && wgf_allowedips_count(device->allowedips) == 0);
+	wgf_device_destroy(device);
+	free(text);
+}
+
+/* ---- Owners that are removed ---- */
+
+/* A packet for 10.1.2.3 waits for a session of whoever has the address; that there is nobody no packet is told. */
+static void *sender(void *argument)
+{
+	static _Thread_local uint8_t inner[PACKETS * PACKET], out[PACKETS * 2 * PACKET];
+	uint32_t lengths[PACKETS], got[PACKETS];
+	uint8_t status[PACKETS], tos[PACKETS];
+	uint64_t peer[PACKETS];
+	struct wgf_endpoint to[PACKETS];
+	struct wgf_rows in = {inner, PACKET, lengths}, rows = {out, 2 * PACKET, got};
+	(void)argument;
+	for (size_t i = 0; i < PACKETS; i++) {
+		lengths[i] = (uint32_t)make_ipv4(inner + PACKET * i, PACKET, 1, 2);
+		memcpy(inner + PACKET * i + 16, (uint8_t[]){10, 1, 2, 3}, 4);
+	}
+	while (!atomic_load(&stop)) {
+		CHECK(!wgf_engine_send(device, &in, &rows, PACKETS, to, tos, peer, status, WGF_SECOND));
+		for (size_t i = 0; i < PACKETS; i++)
+			CHECK(status[i] == WGF_DROP_STAGED && peer[i]);
+		atomic_fetch_add(&looked, PACKETS);
+	}
+	return NULL;
+}
+
+/* Each set gives 10.0.0.0/8 to a peer that is new, and has the one that had it removed. */
+static void test_heirs(void)
+{
+	struct wgf_device_options options = {.threads = 0};
+	void *(*const mine[])(void *) = {looker, sender, sender};
+	pthread_t threads[3];
+	char key[2 * WGF_KEY_SIZE + 1], text[256];
+	device = wgf_device_create(&options);
+	CHECK(device);
+	atomic_store(&stop, false);
+	atomic_store(&looked, 0);
+	for (uint32_t heir = 0; heir < HEIRS; heir++) {
+		put_key(key, heir);
+		int n = sprintf(text, "replace_peers=true\npublic_key=%s\nendpoint=192.0.2.1:5\nallowed_ip=10.0.0.0/8\n", key);
+		apply(text, (size_t)n);
+		for (size_t i = 0; heir == 0 && i < 3; i++)
+			CHECK(!pthread_create(&threads[i], NULL, mine[i], NULL));
+	}
+	atomic_store(&stop, true);
+	for (size_t i = 0; i < 3; i++)
+		pthread_join(threads[i], NULL);
+	printf("setting: %" PRIu64 " lookups and packets found an owner beside %u removals\n", atomic_load(&looked),
+	       HEIRS - 1u);
+	wgf_device_destroy(device);
+}
+
 int main(void)
 {
 	struct check_random random = check_random_begin("setting");
 	test_damage(&random);
 	test_under_traffic(&random);
+	test_portions();
+	test_heirs();
 	return 0;
 }

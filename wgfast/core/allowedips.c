@@ -261,6 +261,33 @@ int wgf_allowedips_insert_many(struct wgf_allowedips *table, enum wgf_family fam
 	return 0;
 }
 
+/* ---- What can be held ---- */
+
+void wgf_allowedips_demand(struct wgf_allowedips *table, struct wgf_demand *demand, enum wgf_family family,
+			   const uint8_t *address, unsigned length, uint32_t owner)
+{
+	struct wgf_key key;
+	struct family *of = family_of(table, family, address, length, &key);
+	if (!of)
+		return;
+	pthread_mutex_lock(&table->lock);
+	uint32_t number = trie_of(of) ? wgf_trie_find(trie_of(of), key, length) : 0;
+	if (!number)
+		demand->added[of == &table->ipv6]++;
+	else if (wgf_record_owner(wgf_prefixes_at(&of->prefixes, number)) != owner)
+		demand->moved[of == &table->ipv6]++;
+	pthread_mutex_unlock(&table->lock);
+}
+
+int wgf_allowedips_admit(struct wgf_allowedips *table, const struct wgf_demand *demand)
+{
+	pthread_mutex_lock(&table->lock);
+	bool held = wgf_trie_admits(trie_of(&table->ipv4), &table->ipv4.prefixes, demand->added[0], demand->moved[0]) &&
+		    wgf_trie_admits(trie_of(&table->ipv6), &table->ipv6.prefixes, demand->added[1], demand->moved[1]);
+	pthread_mutex_unlock(&table->lock);
+	return held ? 0 : -ENOSPC;
+}
+
 static void drop(struct wgf_allowedips *table, struct family *family, uint32_t number)
 {
 	while (attempt(table, family, wgf_trie_remove, number))
@@ -288,10 +315,10 @@ int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family, 
 	return error;
 }
 
-static size_t remove_all(struct wgf_allowedips *table, struct family *family, uint32_t owner)
+static size_t remove_some(struct wgf_allowedips *table, struct family *family, uint32_t owner, size_t most)
 {
 	size_t removed = 0;
-	while (owner < family->prefixes.lists_size && family->prefixes.lists[owner]) {
+	while (removed < most && owner < family->prefixes.lists_size && family->prefixes.lists[owner]) {
 		drop(table, family, family->prefixes.lists[owner]);
 		removed++;
 	}
@@ -299,12 +326,18 @@ static size_t remove_all(struct wgf_allowedips *table, struct family *family, ui
 	return removed;
 }
 
-size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
+size_t wgf_allowedips_remove_some(struct wgf_allowedips *table, uint32_t owner, size_t most)
 {
 	pthread_mutex_lock(&table->lock);
-	size_t removed = remove_all(table, &table->ipv4, owner) + remove_all(table, &table->ipv6, owner);
+	size_t removed = remove_some(table, &table->ipv4, owner, most);
+	removed += remove_some(table, &table->ipv6, owner, most - removed);
 	pthread_mutex_unlock(&table->lock);
 	return removed;
+}
+
+size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
+{
+	return wgf_allowedips_remove_some(table, owner, SIZE_MAX);
 }
 
 /* ---- Lookups ---- */

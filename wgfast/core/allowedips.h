@@ -39,6 +39,20 @@ int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family,
  * anything changed: *at is the first whose length or owner is out of range; -ENOMEM, -ENOSPC: those before *at are in. */
 int wgf_allowedips_insert_many(struct wgf_allowedips *table, enum wgf_family family, const void *addresses,
 			       const uint8_t *lengths, const uint32_t *owners, size_t n, size_t *at);
+/* Whether a change of many prefixes can be held, asked before the first of them is applied: undoing half of one would
+ * move prefixes back, which takes memory as any move does and so might fail in turn. */
+struct wgf_demand {
+	uint64_t added[2], moved[2]; /* prefixes, of IPv4 and of IPv6 */
+};
+/* Adds a prefix that is meant for an owner (WGF_OWNER_NONE: one that is not there yet) to the demand, unless it is that
+ * owner's. Said twice it counts twice. */
+void wgf_allowedips_demand(struct wgf_allowedips *table, struct wgf_demand *demand, enum wgf_family family,
+			   const uint8_t *address, unsigned length, uint32_t owner);
+/* 0 or -ENOSPC. Up to a million prefixes of a family, always 0. Beyond, or where addresses are limited (RLIMIT_AS), it goes
+ * by what a prefix takes at most by itself and half as much again, and trusts little of what was given back, for
+ * pieces may be too small. So it may refuse the last tenth, which would fit one by one; tests/test_full_table.py looks for changes
+ * that are admitted and do not fit. Prefixes that are to go are not set off: what is taken away goes last. */
+int wgf_allowedips_admit(struct wgf_allowedips *table, const struct wgf_demand *demand);
 /* Removals never fail for want of memory: some is kept for them, and when it is used up they wait for readers to
  * pass, so nobody removes from inside a reader.
  * Removes the prefix if owner has it (or whoever has it, with WGF_OWNER_NONE). 0, -EINVAL, -ENOENT. */
@@ -46,6 +60,8 @@ int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family,
 			  const uint8_t *address, unsigned length, uint32_t owner);
 /* All prefixes of one owner, in time proportional to their number. Returns how many there were. */
 size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner);
+/* At most so many of them, whichever. Fewer: it has none any more. */
+size_t wgf_allowedips_remove_some(struct wgf_allowedips *table, uint32_t owner, size_t most);
 
 /* Inside a reader of the epoch. WGF_OWNER_NONE where nothing matches. */
 uint32_t wgf_allowedips_lookup4(const struct wgf_allowedips *table, const uint8_t address[4]);

@@ -222,6 +222,25 @@ int wgf_peer_allow(struct wgf_device *device, uint64_t handle, enum wgf_family f
 	return error;
 }
 
+int wgf_peer_allow_many(struct wgf_device *device, uint64_t handle, const struct wgf_prefix *prefixes, size_t n)
+{
+	struct wgf_allowedips *table = device->allowedips;
+	struct wgf_demand demand = {.added = {0}};
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	for (size_t i = 0; i < n; i++)
+		wgf_allowedips_demand(table, &demand, prefixes[i].family, prefixes[i].address, prefixes[i].length,
+				      (uint32_t)handle);
+	error = wgf_allowedips_admit(table, &demand);
+	for (size_t i = 0; i < n && !error; i++)
+		error = wgf_allowedips_insert(table, prefixes[i].family, prefixes[i].address, prefixes[i].length,
+					      (uint32_t)handle);
+	wgf_handle_unlock(device);
+	return error;
+}
+
 int wgf_peer_disallow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length)
 {
 	struct wgf_peer *peer;
@@ -255,6 +274,11 @@ int64_t wgf_peer_allowed(struct wgf_device *device, uint64_t handle, struct wgf_
 	return (int64_t)n;
 }
 
+int64_t wgf_device_prefixes(struct wgf_device *device)
+{
+	return wgf_device_alive(device) ? (int64_t)wgf_allowedips_count(device->allowedips) : -EOWNERDEAD;
+}
+
 int wgf_device_route(struct wgf_device *device, enum wgf_family family, const uint8_t *address, uint64_t *handle)
 {
 	if (!wgf_device_alive(device))
@@ -262,9 +286,7 @@ int wgf_device_route(struct wgf_device *device, enum wgf_family family, const ui
 	struct wgf_reader reader = {0};
 	wgf_epoch_join(&device->epoch, &reader);
 	wgf_epoch_enter(&device->epoch, &reader);
-	uint32_t owner = family == WGF_IPV4 ? wgf_allowedips_lookup4(device->allowedips, address)
-					    : wgf_allowedips_lookup6(device->allowedips, address);
-	struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, owner);
+	struct wgf_peer *peer = wgf_peer_of_address(device, (uint8_t)family, address);
 	*handle = peer ? peer->handle : 0;
 	wgf_epoch_exit(&reader);
 	wgf_epoch_leave(&device->epoch, &reader);

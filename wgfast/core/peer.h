@@ -103,6 +103,11 @@ static inline struct wgf_peer *wgf_peer_of_owner(struct wgf_peertable *table, ui
 				     : NULL;
 }
 
+/* The same: whose an address (network order) is; NULL: nobody's. For who found the row of an owner gone: its peer
+ * was removed after the look at the table, hence after the table had changed, so that another look finds who has
+ * the address now. An owner alone does not say that much. */
+struct wgf_peer *wgf_peer_of_address(struct wgf_device *device, uint8_t family, const uint8_t *address);
+
 /* Asks for what a packet touches of the row, before it is needed. */
 static inline void wgf_peer_fetch(const struct wgf_peer *peer)
 {
@@ -110,6 +115,10 @@ static inline void wgf_peer_fetch(const struct wgf_peer *peer)
 	__builtin_prefetch(&peer->next, 1);
 	__builtin_prefetch(&peer->handle, 1);
 }
+
+/* The same of up to WGF_BATCH_PACKETS owners and the sessions that they send with: rows of many peers come from all
+ * over memory, those of one are in the cache. */
+void wgf_peers_fetch(struct wgf_peertable *table, const uint32_t *owners, uint32_t n);
 
 /* Sessions; they take peer->sessions themselves. */
 

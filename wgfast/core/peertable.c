@@ -2,7 +2,8 @@
  * index it without a lock and it never moves; pages exist only as far as identifiers were used. Public
  * keys are found by the control plane through open addressing under SipHash with a random key, since whoever
  * configures peers may not be trusted to choose keys that spread. An identifier is used again only
- * after its row was released, when no reader can still hold it from a lookup. */
+ * after its row was released, when no reader can still hold it from a lookup; one that does finds the row gone,
+ * and looks the address up again. */
 #include "peer.h"
 
 #include <errno.h>
@@ -12,6 +13,7 @@
 
 #include "bytes.h"
 #include "device.h"
+#include "keypair.h"
 #include "limiter.h"
 #include "siphash.h"
 
@@ -236,4 +238,35 @@ void wgf_peer_remove(struct wgf_peer *peer)
 	device->peers.count--;
 	atomic_store_explicit(&device->peers.rows[id], NULL, memory_order_release);
 	wgf_epoch_retire(&device->epoch, &peer->retired, peer_release);
+}
+
+/* ---- For readers ---- */
+
+/* A row that is gone was taken out with release after the table had changed, so each look finds another owner than the one
+ * before it, and no identifier comes twice: it is not used again while this reader is inside. */
+struct wgf_peer *wgf_peer_of_address(struct wgf_device *device, uint8_t family, const uint8_t *address)
+{
+	for (uint32_t before = WGF_OWNER_NONE;;) {
+		uint32_t owner = family == WGF_IPV4 ? wgf_allowedips_lookup4(device->allowedips, address)
+						    : wgf_allowedips_lookup6(device->allowedips, address);
+		struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, owner);
+		if (peer || owner == WGF_OWNER_NONE || owner == before)
+			return peer;
+		before = owner;
+	}
+}
+
+void wgf_peers_fetch(struct wgf_peertable *table, const uint32_t *owners, uint32_t n)
+{
+	struct wgf_peer *peers[WGF_BATCH_PACKETS];
+	for (uint32_t i = 0; i < n; i++) {
+		peers[i] = wgf_peer_of_owner(table, owners[i]);
+		if (peers[i])
+			wgf_peer_fetch(peers[i]);
+	}
+	for (uint32_t i = 0; i < n; i++) {
+		struct wgf_keypair *keypair = peers[i] ? atomic_load_explicit(&peers[i]->current, memory_order_acquire) : NULL;
+		if (keypair)
+			__builtin_prefetch(&keypair->next_counter, 1);
+	}
 }

@@ -140,22 +140,6 @@ static void inspect(struct wgf_device *device, struct wgf_batch *batch, uint32_t
 		wgf_owners_want(owners, i, ip.family, ip.destination);
 }
 
-/* The rows of many peers come from all over memory, those of one are in the cache. */
-static void fetch_peers(struct wgf_device *device, const struct wgf_owners *owners, uint32_t from, uint32_t n)
-{
-	struct wgf_peer *peers[WGF_BATCH_PACKETS];
-	for (uint32_t i = 0; i < n; i++) {
-		peers[i] = wgf_peer_of_owner(&device->peers, owners->owners[from + i]);
-		if (peers[i])
-			wgf_peer_fetch(peers[i]);
-	}
-	for (uint32_t i = 0; i < n; i++) {
-		struct wgf_keypair *keypair = peers[i] ? atomic_load_explicit(&peers[i]->current, memory_order_acquire) : NULL;
-		if (keypair)
-			__builtin_prefetch(&keypair->next_counter, 1);
-	}
-}
-
 /* What the last packet with an endpoint was given: neighbours mostly go to one peer. */
 static void load_endpoint(struct wgf_packet *packet, const struct wgf_packet **last)
 {
@@ -183,6 +167,21 @@ static void direct(struct wgf_device *device, struct wgf_packet *packet, const s
 	}
 }
 
+/* Whose it is by now: the peer it was found to be for has been removed meanwhile. */
+static struct wgf_peer *look_again(struct wgf_device *device, const struct wgf_packet *packet)
+{
+	struct wgf_ip ip;
+	return wgf_ip_parse(&ip, packet->inner, packet->inner_len)
+		       ? wgf_peer_of_address(device, ip.family, ip.destination)
+		       : NULL;
+}
+
+static struct wgf_peer *peer_of(struct wgf_device *device, const struct wgf_packet *packet, uint32_t owner)
+{
+	struct wgf_peer *peer = wgf_peer_of_owner(&device->peers, owner);
+	return peer || owner == WGF_OWNER_NONE ? peer : look_again(device, packet);
+}
+
 static void route(struct wgf_device *device, struct wgf_batch *batch)
 {
 	struct wgf_owners owners;
@@ -192,8 +191,8 @@ static void route(struct wgf_device *device, struct wgf_batch *batch)
 			inspect(device, batch, i, &owners);
 	wgf_owners_find(&owners, device->allowedips);
 	if (owners.count4 + owners.count6 > 1) {
-		fetch_peers(device, &owners, 0, owners.count4);
-		fetch_peers(device, &owners, WGF_BATCH_PACKETS, owners.count6);
+		wgf_peers_fetch(&device->peers, owners.owners, owners.count4);
+		wgf_peers_fetch(&device->peers, owners.owners + WGF_BATCH_PACKETS, owners.count6);
 	}
 	const struct wgf_packet *last = NULL;
 	for (uint32_t i = 0; i < batch->count; i++) {
@@ -201,18 +200,24 @@ static void route(struct wgf_device *device, struct wgf_batch *batch)
 		if (packet->drop != WGF_DROP_NOT)
 			continue;
 		if (packet->inner_len && !packet->peer)
-			packet->peer = wgf_peer_of_owner(&device->peers, wgf_owners_of(&owners, i));
+			packet->peer = peer_of(device, packet, wgf_owners_of(&owners, i));
 		direct(device, packet, &last, batch->now);
 	}
 }
 
 /* ---- 3 ---- */
 
-static void stage(struct wgf_device *device, struct wgf_packet *packet)
+static void reserve_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now);
+
+/* Its peer was removed after stage 2: what it says of the packet's way no longer holds. */
+static void redirect(struct wgf_device *device, struct wgf_packet *packet, uint64_t now)
 {
-	packet->drop = WGF_DROP_STAGED;
-	if (!wgf_staged_put(device, packet->peer, packet->inner, packet->inner_len))
-		wgf_drop_packet(device, packet, WGF_DROP_SEND_NO_PEER);
+	const struct wgf_packet *last = NULL;
+	packet->drop = WGF_DROP_NOT;
+	packet->peer = look_again(device, packet);
+	direct(device, packet, &last, now);
+	if (packet->drop == WGF_DROP_NOT)
+		reserve_run(device, packet, 1, now);
 }
 
 /* No session: wait for one. If one came between our look and the staging, nobody else will ask for
@@ -220,8 +225,11 @@ static void stage(struct wgf_device *device, struct wgf_packet *packet)
 static void stage_run(struct wgf_device *device, struct wgf_packet *packets, uint32_t n, uint64_t now)
 {
 	struct wgf_peer *peer = packets[0].peer;
-	for (uint32_t i = 0; i < n; i++)
-		stage(device, &packets[i]);
+	for (uint32_t i = 0; i < n; i++) {
+		packets[i].drop = WGF_DROP_STAGED;
+		if (!wgf_staged_put(device, peer, packets[i].inner, packets[i].inner_len))
+			redirect(device, &packets[i], now);
+	}
 	if (wgf_peer_sending_keypair(peer, now))
 		wgf_staged_flush(device, peer);
 	else

@@ -264,6 +264,17 @@ int wgf_peer_handshake_sent(struct wgf_device *device, uint64_t handle, uint64_t
 	return 0;
 }
 
+int wgf_peer_want_handshake(struct wgf_device *device, uint64_t handle, uint64_t now)
+{
+	struct wgf_peer *peer;
+	int error = wgf_handle_lock(device, handle, &peer);
+	if (error)
+		return error;
+	wgf_timers_want_handshake(device, peer, now);
+	pthread_mutex_unlock(&device->config);
+	return 0;
+}
+
 int wgf_peer_want_handshake_done(struct wgf_device *device, uint64_t handle)
 {
 	struct wgf_peer *peer;

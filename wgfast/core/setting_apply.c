@@ -1,4 +1,4 @@
-/* A setting onto a device, some records at a time: between two steps the device is anybody's, and packets
+/* A setting onto a device, some records, or prefixes of one, at a time: between two steps the device is anybody's, and packets
  * pass all the while. A peer or a route of it that was removed or replaced in between is no error.
  *
  * So that no packet meets a gap, what is to be taken away goes last of all: a prefix that goes from one peer to
@@ -13,7 +13,7 @@
 #include "handle.h"
 #include "setting.h"
 
-#define STEP_COST 4096u /* peers and prefixes of one step: a few milliseconds */
+#define STEP_COST 4096u /* peers and prefixes of one step, of a long list some: a few milliseconds */
 #define FEW 32u         /* prefixes that are listed on the stack */
 
 enum doom {
@@ -38,6 +38,9 @@ struct wgf_setting_plan {
 	enum stage stage;
 	size_t at;       /* next record, prefix of the log */
 	uint32_t cursor; /* or row */
+	uint64_t handle; /* of the record's peer, while it is being given its prefixes; otherwise 0 */
+	uint32_t given;  /* of the record's prefixes: dealt with so far */
+	bool made, reset; /* the peer is new; or as good as new */
 	struct withheld *log;
 	size_t log_n, log_room;
 	bool kept;       /* the log has words that keep a prefix */
@@ -55,54 +58,6 @@ static void tell(struct report *report, uint64_t handle, size_t record, uint32_t
 {
 	if (what & report->wanted)
 		report->news[report->n++] = (struct wgf_setting_news){handle, (uint32_t)record, what};
-}
-
-/* ---- Room ---- */
-
-static bool makes_peer(const struct wgf_setting_peer *said)
-{
-	return !(said->said & (WGF_SAID_REMOVE | WGF_SAID_UPDATE_ONLY));
-}
-
-static int compare_keys(const void *a, const void *b)
-{
-	return memcmp(*(const uint8_t *const *)a, *(const uint8_t *const *)b, WGF_KEY_SIZE);
-}
-
-/* How many keys are not in the table yet, each counted once. UINT64_MAX: out of memory. */
-static uint64_t new_keys(struct wgf_device *device, const struct wgf_setting *setting)
-{
-	const uint8_t **keys = malloc((setting->peers_n + 1) * sizeof *keys);
-	uint64_t n = 0, distinct = 0;
-	if (!keys)
-		return UINT64_MAX;
-	for (size_t i = 0; i < setting->peers_n; i++)
-		if (makes_peer(&setting->peers[i]) && !wgf_peer_find(device, setting->peers[i].public_key))
-			keys[n++] = setting->peers[i].public_key;
-	qsort(keys, n, sizeof *keys, compare_keys);
-	for (uint64_t i = 0; i < n; i++)
-		distinct += i == 0 || compare_keys(&keys[i - 1], &keys[i]) != 0;
-	free(keys);
-	return distinct;
-}
-
-int wgf_setting_check(struct wgf_device *device, const struct wgf_setting *setting, uint64_t *peers)
-{
-	if (!wgf_device_alive(device))
-		return -EOWNERDEAD;
-	int error = 0;
-	pthread_mutex_lock(&device->config);
-	*peers = device->peers.count + (uint64_t)setting->peers_n;
-	if (*peers > WGF_PEERS_MAX) { /* if every one were new: look more closely */
-		uint64_t added = new_keys(device, setting);
-		*peers = device->peers.count + added;
-		if (added == UINT64_MAX)
-			error = -ENOMEM;
-		else if (*peers > WGF_PEERS_MAX)
-			error = -ENOSPC;
-	}
-	pthread_mutex_unlock(&device->config);
-	return error;
 }
 
 /* ---- Doom ---- */
@@ -230,24 +185,33 @@ static int withhold_rest(struct wgf_setting_plan *plan, struct wgf_peer *peer,
 	return error;
 }
 
-static int apply_prefixes(struct wgf_setting_plan *plan, struct wgf_peer *peer,
-			  const struct wgf_setting_peer *said, bool reset)
+/* Up to *most of the record's prefixes from where the last step left off. */
+static int give_some(struct wgf_setting_plan *plan, struct wgf_peer *peer, const struct wgf_setting_peer *said, uint64_t *most)
 {
 	const struct wgf_setting_prefix *prefixes = plan->setting->prefixes + said->first;
-	bool replace = reset || said->said & WGF_SAID_REPLACE;
+	int error = 0;
+	for (; plan->given < said->count && *most && !error; --*most) {
+		if (!prefixes[plan->given].away)
+			error = give(plan, peer, &prefixes[plan->given]);
+		if (!error)
+			plan->given++;
+	}
+	return error;
+}
+
+/* What the record takes from the peer, which has all it gives. */
+static int take_away(struct wgf_setting_plan *plan, struct wgf_peer *peer, const struct wgf_setting_peer *said)
+{
+	const struct wgf_setting_prefix *prefixes = plan->setting->prefixes + said->first;
 	size_t given = 0;
 	int error = 0;
-	for (uint32_t i = 0; i < said->count && !error; i++)
-		if (!prefixes[i].away) {
-			error = give(plan, peer, &prefixes[i]);
-			given++;
-		}
-	if (error)
-		return error;
-	if (replace) {
-		/* It owns what it was given: if that is as many as it owns, there are no others. */
+	if (plan->reset || said->said & WGF_SAID_REPLACE) {
+		for (uint32_t i = 0; i < said->count; i++)
+			given += !prefixes[i].away;
+		/* It owns the one it was given just now: if it owns one, there are no others. (Of more, some may have been
+		 * given steps ago and have gone elsewhere since.) */
 		size_t owned = wgf_allowedips_list(plan->device->allowedips, (uint32_t)peer->handle, NULL, 0);
-		return owned == 0 || (given == 1 && owned == 1)
+		return owned == 0 || (said->count == 1 && given == 1 && owned == 1)
 			       ? 0
 			       : withhold_rest(plan, peer, prefixes, said->count);
 	}
@@ -304,20 +268,39 @@ static int apply_limits(struct wgf_setting_plan *plan, struct wgf_peer *peer, co
 	return limits.said ? wgf_limiter_set(peer, &limits, now) : 0;
 }
 
-static int apply_to(struct wgf_setting_plan *plan, struct wgf_peer *peer, size_t record, bool made, bool reset,
-		    uint64_t now, struct report *report)
+/* All but prefixes and keepalive. The preshared key before anybody can want a handshake, limits before there is
+ * anything that they limit. */
+static int begin_peer(struct wgf_setting_plan *plan, struct wgf_peer *peer, uint64_t now, struct report *report)
 {
-	const struct wgf_setting_peer *said = &plan->setting->peers[record];
-	uint32_t what = apply_psk(peer, said, made, reset) | apply_endpoint(peer, said, reset);
-	int error = apply_limits(plan, peer, said, reset, now); /* before there is anything that they limit */
-	if (!error)
-		error = apply_prefixes(plan, peer, said, reset);
+	const struct wgf_setting_peer *said = &plan->setting->peers[plan->at];
+	int error = apply_limits(plan, peer, said, plan->reset, now);
+	if (error)
+		return error;
+	uint32_t what = apply_psk(peer, said, plan->made, plan->reset) | apply_endpoint(peer, said, plan->reset);
+	if (what)
+		tell(report, peer->handle, plan->at, what | (plan->reset ? WGF_NEWS_RESET : 0));
+	plan->handle = peer->handle;
+	plan->given = 0;
+	return 0;
+}
+
+/* Up to *most of its prefixes, and after the last what is left to do. */
+static int go_on(struct wgf_setting_plan *plan, uint64_t now, uint64_t *most)
+{
+	const struct wgf_setting_peer *said = &plan->setting->peers[plan->at];
+	struct wgf_peer *peer = wgf_peer_get(plan->device, plan->handle);
+	int error = peer ? give_some(plan, peer, said, most) : 0;
+	if (error || (peer && plan->given < said->count))
+		return error;
+	if (peer)
+		error = take_away(plan, peer, said);
 	if (error)
 		return error;
 	/* Last: switching it on sends a packet, which wants all the rest. */
-	apply_keepalive(peer, said, reset, now);
-	if (what)
-		tell(report, peer->handle, record, what | (reset ? WGF_NEWS_RESET : 0));
+	if (peer)
+		apply_keepalive(peer, said, plan->reset, now);
+	plan->handle = 0;
+	plan->at++;
 	return 0;
 }
 
@@ -333,14 +316,15 @@ static bool is_ourselves(struct wgf_device *device, const uint8_t public_key[WGF
 	return identity && !memcmp(identity->public_key, public_key, WGF_KEY_SIZE);
 }
 
-static int apply_record(struct wgf_setting_plan *plan, size_t record, uint64_t now, struct report *report)
+/* Finds or makes the peer of the next record, unless there is nothing to do with it. */
+static int begin_record(struct wgf_setting_plan *plan, uint64_t now, struct report *report)
 {
 	struct wgf_device *device = plan->device;
-	const struct wgf_setting_peer *said = &plan->setting->peers[record];
-	if (is_ourselves(device, said->public_key))
-		return 0; /* as Linux: a peer with the device's own key is passed over */
+	const struct wgf_setting_peer *said = &plan->setting->peers[plan->at];
 	struct wgf_peer *peer = wgf_peer_find(device, said->public_key);
 	enum doom doom = peer ? doom_of(plan, peer) : DOOM_NOT;
+	if (is_ourselves(device, said->public_key)) /* as Linux: a peer with the device's own key is passed over */
+		return 0;
 	if (said->said & WGF_SAID_REMOVE) {
 		if (peer)
 			set_doom(plan, peer, DOOM_SAID);
@@ -349,35 +333,42 @@ static int apply_record(struct wgf_setting_plan *plan, size_t record, uint64_t n
 	if (said->said & WGF_SAID_UPDATE_ONLY && (!peer || doom != DOOM_NOT))
 		return 0;
 	if (doom == DOOM_SAID) { /* removed, then added: it is a new one */
-		remove_peer(peer, record, report);
+		remove_peer(peer, plan->at, report);
 		peer = NULL;
 	}
-	bool made = !peer;
-	if (made) {
+	plan->made = !peer;
+	if (plan->made) {
 		uint64_t handle;
 		int error = wgf_peer_create(device, said->public_key, &handle);
 		if (error)
 			return error;
 		peer = wgf_peer_get(device, handle);
 	}
-	if (doom == DOOM_REPLACED)
+	plan->reset = doom == DOOM_REPLACED;
+	if (plan->reset)
 		set_doom(plan, peer, DOOM_NOT);
-	return apply_to(plan, peer, record, made, doom == DOOM_REPLACED, now, report);
+	return begin_peer(plan, peer, now, report);
 }
 
 /* ---- Steps ---- */
 
 static int step_peers(struct wgf_setting_plan *plan, uint64_t now, struct report *report, size_t max)
 {
-	uint64_t cost = 0;
+	uint64_t most = STEP_COST;
 	while (plan->at < plan->setting->peers_n) {
-		if (cost >= STEP_COST || report->n + 2 > max)
+		int error = 0;
+		if (most == 0 || report->n + 2 > max)
 			return 0;
-		cost += 1 + plan->setting->peers[plan->at].count;
-		int error = apply_record(plan, plan->at, now, report);
+		if (!plan->handle) {
+			error = begin_record(plan, now, report);
+			most--;
+		}
+		if (!error && plan->handle)
+			error = go_on(plan, now, &most);
+		else if (!error)
+			plan->at++;
 		if (error)
 			return error;
-		plan->at++;
 	}
 	plan->stage = STAGE_PREFIXES;
 	plan->at = 0;
@@ -424,20 +415,27 @@ static void step_prefixes(struct wgf_setting_plan *plan)
 	plan->stage = STAGE_DOOMED;
 }
 
+/* The prefixes of a doomed peer go in portions, the last ones with it. */
 static void step_doomed(struct wgf_setting_plan *plan, struct report *report, size_t max)
 {
 	struct wgf_peer *peer = NULL;
-	for (uint64_t cost = 0; plan->dooms && cost < STEP_COST; cost++) {
-		if (report->n == max)
+	for (uint64_t cost = 0; plan->dooms; cost++) {
+		if (cost >= STEP_COST || report->n == max)
 			return;
 		peer = wgf_peer_next(plan->device, &plan->cursor);
 		if (!peer)
 			break;
-		if (doom_of(plan, peer) != DOOM_NOT)
+		if (doom_of(plan, peer) == DOOM_NOT)
+			continue;
+		size_t most = STEP_COST - cost;
+		size_t gone = wgf_allowedips_remove_some(plan->device->allowedips, (uint32_t)peer->handle, most);
+		cost += gone;
+		if (gone == most)
+			plan->cursor = (uint32_t)peer->handle; /* it is the next again */
+		else
 			remove_peer(peer, 0, report);
 	}
-	if (!peer)
-		plan->stage = STAGE_DONE;
+	plan->stage = STAGE_DONE;
 }
 
 int64_t wgf_setting_step(struct wgf_setting_plan *plan, uint64_t now, uint32_t wanted,

@@ -135,8 +135,11 @@ int wgf_peer_limits(struct wgf_device *device, uint64_t handle, struct wgf_limit
 
 /* Allowed IPs of the device: one table, one owner a prefix. */
 int wgf_peer_allow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length);
+/* Many, whatever their `owner` says. -ENOSPC: the table may not hold them all (wgf_allowedips_admit), nothing has changed. */
+int wgf_peer_allow_many(struct wgf_device *device, uint64_t handle, const struct wgf_prefix *prefixes, size_t n);
 int wgf_peer_disallow(struct wgf_device *device, uint64_t handle, enum wgf_family family, const uint8_t *address, unsigned length); /* -ENOENT: not this peer's */
 int wgf_peer_disallow_all(struct wgf_device *device, uint64_t handle);
+int64_t wgf_device_prefixes(struct wgf_device *device); /* how many all its peers have */
 int64_t wgf_peer_allowed(struct wgf_device *device, uint64_t handle, struct wgf_prefix *out, size_t max);
 /* Which peer owns an address; *handle 0: none. */
 int wgf_device_route(struct wgf_device *device, enum wgf_family family, const uint8_t *address, uint64_t *handle);
@@ -186,6 +189,7 @@ int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_
 int64_t wgf_device_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max, uint64_t *next);
 int wgf_peer_send_keepalive(struct wgf_device *device, uint64_t handle, uint64_t now);
 int wgf_peer_handshake_sent(struct wgf_device *device, uint64_t handle, uint64_t *at); /* our last initiation or response; 0: never */
+int wgf_peer_want_handshake(struct wgf_device *device, uint64_t handle, uint64_t now); /* the next scan tells of it */
 int wgf_peer_want_handshake_done(struct wgf_device *device, uint64_t handle); /* the debt was dealt with */
 int wgf_peer_arm_retransmit(struct wgf_device *device, uint64_t handle, uint64_t at);
 int wgf_peer_give_up(struct wgf_device *device, uint64_t handle, uint64_t now); /* staged packets go, keys are to be zeroed in time */
