@@ -1,10 +1,9 @@
 /* Batches: what memory they have and that it is only promised, where packets come to lie, what a reset leaves. */
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "check.h"
 #include "packet.h"
+#include "resident.h"
 
 #define BATCHES 3u
 #define ROOM WGF_SEND_ROOM
@@ -26,17 +25,6 @@ static void check_layout(const struct wgf_batch *pool)
 		CHECK(pool[b].count == 0 && pool[b].bytes == 0 && pool[b].used == 0);
 		CHECK(pool[b].limit == WGF_BATCH_PACKETS && pool[b].mtu == 0);
 	}
-}
-
-static size_t resident_pages(uint8_t *memory, size_t size)
-{
-	size_t page = (size_t)sysconf(_SC_PAGESIZE), pages = (size + page - 1) / page, n = 0;
-	unsigned char *map = malloc(pages);
-	CHECK(map && mincore(memory, size, map) == 0);
-	for (size_t i = 0; i < pages; i++)
-		n += map[i] & 1;
-	free(map);
-	return n;
 }
 
 static void check_left_out_of_dumps(const void *memory)

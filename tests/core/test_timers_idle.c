@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "device.h"
+#include "resident.h"
 
 #define PEERS 100000u
 #define LOOKS ((PEERS + WGF_PEERS_A_LOOK - 1) / WGF_PEERS_A_LOOK)
@@ -65,12 +66,7 @@ static void end(void)
 /* Rows that anybody has read or written since they were last forgotten. */
 static size_t touched(void)
 {
-	static unsigned char there[PEERS];
-	size_t n = 0;
-	CHECK(mincore(rows, PEERS * page, there) == 0);
-	for (uint32_t id = 0; id < PEERS; id++)
-		n += there[id] & 1;
-	return n;
+	return resident_pages(rows, PEERS * page);
 }
 
 /* Not the row of `but`, which keeps its deadlines. */

@@ -9,14 +9,17 @@
  * Only asked while under load and after mac1 and mac2 were right; one lock is enough. */
 #include "ratelimit.h"
 
-#include <stdlib.h>
+#include <errno.h>
+#include <sys/mman.h>
 
 #include "bytes.h"
+#include "packet.h"
 
 #define WAYS 4u
 #define SETS (WGF_RATE_BUCKETS / WAYS)
 #define COST (WGF_SECOND / WGF_RATE_PER_SECOND) /* of one handshake, in nanoseconds of credit */
 #define CREDIT_MAX (COST * WGF_RATE_BURST)
+#define TABLE_SIZE (WGF_RATE_BUCKETS * sizeof(struct wgf_rate_bucket))
 
 _Static_assert((SETS & (SETS - 1)) == 0, "a set is chosen by a mask");
 
@@ -24,13 +27,17 @@ int wgf_ratelimit_init(struct wgf_ratelimit *limit)
 {
 	limit->buckets = NULL;
 	int error = wgf_siphash_key(limit->hash_key);
-	return error ? error : -pthread_mutex_init(&limit->lock, NULL);
+	if (error)
+		return error;
+	limit->buckets = (struct wgf_rate_bucket *)(void *)wgf_pool_map(TABLE_SIZE);
+	return limit->buckets ? -pthread_mutex_init(&limit->lock, NULL) : -ENOMEM;
 }
 
 void wgf_ratelimit_destroy(struct wgf_ratelimit *limit)
 {
 	pthread_mutex_destroy(&limit->lock);
-	free(limit->buckets);
+	if (limit->buckets)
+		munmap(limit->buckets, TABLE_SIZE);
 	limit->buckets = NULL;
 	wgf_wipe(limit->hash_key, sizeof(limit->hash_key));
 }
@@ -67,10 +74,7 @@ static bool spend(struct wgf_rate_bucket *bucket, uint64_t now)
 bool wgf_ratelimit_allow(struct wgf_ratelimit *limit, const struct wgf_endpoint *from, uint64_t now)
 {
 	pthread_mutex_lock(&limit->lock);
-	if (!limit->buckets)
-		limit->buckets = calloc(WGF_RATE_BUCKETS, sizeof(*limit->buckets));
-	/* Without memory nothing can be counted, and under load what is not counted is refused. */
-	bool allowed = limit->buckets && spend(find_bucket(limit, wgf_source_of(from), now), now);
+	bool allowed = spend(find_bucket(limit, wgf_source_of(from), now), now);
 	pthread_mutex_unlock(&limit->lock);
 	return allowed;
 }

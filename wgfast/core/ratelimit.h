@@ -21,10 +21,10 @@ struct wgf_rate_bucket {
 struct wgf_ratelimit {
 	pthread_mutex_t lock;
 	uint64_t hash_key[2];
-	struct wgf_rate_bucket *buckets; /* WGF_RATE_BUCKETS, allocated at first use under load */
+	struct wgf_rate_bucket *buckets; /* WGF_RATE_BUCKETS; memory is touched as sources come under load */
 };
 
-int wgf_ratelimit_init(struct wgf_ratelimit *limit);
+int wgf_ratelimit_init(struct wgf_ratelimit *limit); /* 0 or -errno */
 void wgf_ratelimit_destroy(struct wgf_ratelimit *limit);
 bool wgf_ratelimit_allow(struct wgf_ratelimit *limit, const struct wgf_endpoint *from, uint64_t now);
 
