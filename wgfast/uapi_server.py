@@ -1,4 +1,4 @@
-"""The UAPI socket: many clients at once. One that stalls makes no other wait, and what each may send has a limit.
+"""The UAPI socket: many clients at once. One that stalls makes no other wait; what each sends has a limit.
 
 The server owns no loop: it registers its descriptors with the selector it is given, each with the function
 to call when it is ready. Whoever runs the selector calls `key.data()`.
