@@ -78,8 +78,6 @@ FULL = interface(ADDRESS, "PostUp = echo up %i", "PreDown = echo going", "PostDo
 @lab_only
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_stays_until_it_is_told_and_leaves_nothing(host: Host, number: signal.Signals) -> None:
-    if number == signal.SIGHUP:
-        signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup; a service there heeds it
     before = host.state()
     service = start(host, host.write(FULL))
     wait_until(lambda: f"up {host.name}" in service.output, "it is up", 15)
