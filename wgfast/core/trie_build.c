@@ -20,7 +20,7 @@ static struct wgf_node6 *node6_at(const struct wgf_trie *trie, uint32_t at)
 
 static bool is_leaf(const struct wgf_trie *trie, uint32_t at)
 {
-	return trie->skips && node6_at(trie, at)->is & WGF_LEAF;
+	return trie->skips && wgf_node6_row(node6_at(trie, at))->leaf;
 }
 
 /* Bytes before the answers of a node at a depth. */
@@ -31,12 +31,12 @@ static size_t header_of(const struct wgf_trie *trie, unsigned depth)
 	return depth > trie->bits ? WGF_HEADER4 : WGF_HEADER4_TABLE;
 }
 
-/* Its answers, one more byte because they are read four at a time, and below IPv4's table the list. */
+/* Its answers and below the table the list; at IPv4's table one more byte, because answers are read four bytes at a time. */
 static uint32_t units_for(const struct wgf_trie *trie, unsigned answers, unsigned depth)
 {
 	size_t bytes = header_of(trie, depth) + 3 * (size_t)answers;
 	if (trie->skips)
-		return (uint32_t)(bytes / WGF_UNIT / WGF_LINE_UNITS + 1) * WGF_LINE_UNITS;
+		return (uint32_t)((bytes + 3) / WGF_UNIT / WGF_LINE_UNITS + 1) * WGF_LINE_UNITS;
 	bytes = depth > trie->bits ? (bytes + 3) / 4 * 4 + 4 : bytes + 1;
 	return (uint32_t)((bytes + WGF_UNIT - 1) / WGF_UNIT);
 }
@@ -45,7 +45,7 @@ static uint64_t bitmap_of(const struct wgf_trie *trie, uint32_t at)
 {
 	if (is_leaf(trie, at))
 		return 0;
-	return trie->skips ? node6_at(trie, at)->bitmap : node4_at(trie, at)->bitmap;
+	return trie->skips ? node6_at(trie, at)->bitmap & ~UINT64_C(1) : node4_at(trie, at)->bitmap;
 }
 
 /* By run: it has no answer, for it is INHERIT. */
@@ -62,16 +62,15 @@ static uint32_t units_of(const struct wgf_trie *trie, uint32_t at, unsigned dept
 	return units_for(trie, runs - (unsigned)__builtin_popcountll(inherits_of(trie, at)), depth);
 }
 
+/* Of a node that is no leaf. */
 static uint32_t *list_of(const struct wgf_trie *trie, uint32_t at, uint32_t units)
 {
-	if (trie->skips)
-		return &node6_at(trie, at)->list;
 	return (uint32_t *)(void *)(node_at(trie, at + units) - 4);
 }
 
 static const unsigned char *answers_of(const struct wgf_trie *trie, uint32_t at, unsigned depth)
 {
-	return node_at(trie, at) + (is_leaf(trie, at) ? WGF_HEADER6_LEAF : header_of(trie, depth));
+	return node_at(trie, at) + header_of(trie, depth);
 }
 
 void wgf_runs_begin(struct wgf_runs *runs, const struct wgf_trie *trie, uint32_t at, unsigned depth)
@@ -96,7 +95,9 @@ uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_ke
 
 uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at)
 {
-	return *list_of(trie, at, trie->skips ? 0 : units_of(trie, at, trie->bits + 1));
+	if (is_leaf(trie, at))
+		return (uint32_t)(node6_at(trie, at)->bitmap >> 1);
+	return *list_of(trie, at, units_of(trie, at, trie->bits + 1));
 }
 
 /* IPv4's nodes skip nothing: theirs is the one they are met at. */
@@ -104,25 +105,34 @@ unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth
 {
 	if (!trie->skips)
 		return depth;
-	unsigned bits = node6_at(trie, at)->is >> 24;
+	unsigned bits = wgf_node6_row(node6_at(trie, at))->bits;
 	return is_leaf(trie, at) ? wgf_trie_home(trie, bits) : bits;
 }
 
 struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at)
 {
 	const uint8_t *key = node6_at(trie, at)->key;
-	return (struct wgf_key){wgf_load_be64(key), wgf_load_be64(key + 8)};
+	return (struct wgf_key){wgf_load_le64(key + 8), wgf_load_le64(key)};
+}
+
+static void write_answers(unsigned char *to, const uint32_t *answers, unsigned count)
+{
+	for (unsigned i = 0; i < count; i++, to += 3) {
+		to[0] = (unsigned char)answers[i];
+		to[1] = (unsigned char)(answers[i] >> 8);
+		to[2] = (unsigned char)(answers[i] >> 16);
+	}
 }
 
 static uint32_t cover_of(const struct wgf_trie *trie, uint32_t at)
 {
-	return trie->skips ? node6_at(trie, at)->is & WGF_COVER : wgf_load_le32(node4_at(trie, at)->cover);
+	return trie->skips ? wgf_answer(node6_at(trie, at)->cover, 0) : wgf_load_le32(node4_at(trie, at)->cover);
 }
 
 static void set_cover(const struct wgf_trie *trie, uint32_t at, uint32_t cover)
 {
 	if (trie->skips)
-		node6_at(trie, at)->is = (node6_at(trie, at)->is & ~WGF_COVER) | cover;
+		write_answers(node6_at(trie, at)->cover, &cover, 1);
 	else
 		wgf_store_le32(node4_at(trie, at)->cover, cover);
 }
@@ -213,23 +223,15 @@ void wgf_plan_load(const struct wgf_trie *trie, struct wgf_plan *plan, uint32_t 
 
 /* ---- Nodes ---- */
 
-static void write_answers(unsigned char *to, const uint32_t *answers, unsigned count)
-{
-	for (unsigned i = 0; i < count; i++, to += 3) {
-		to[0] = (unsigned char)answers[i];
-		to[1] = (unsigned char)(answers[i] >> 8);
-		to[2] = (unsigned char)(answers[i] >> 16);
-	}
-}
-
-static void begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned bits,
-			const struct wgf_plan *plan)
+static struct wgf_node6 *begin_node6(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, uint16_t row,
+				     uint32_t cover)
 {
 	struct wgf_node6 *node = node6_at(trie, at);
-	wgf_store_be64(node->key, key.high);
-	wgf_store_be64(node->key + 8, key.low);
-	node->is = plan->cover | (uint32_t)bits << 24;
-	node->list = plan->list;
+	wgf_store_le64(node->key, key.low);
+	wgf_store_le64(node->key + 8, key.high);
+	node->row = row;
+	write_answers(node->cover, &cover, 1);
+	return node;
 }
 
 /* From runs. */
@@ -242,16 +244,16 @@ static uint32_t build(struct wgf_change *change, const struct wgf_plan *plan, st
 	if (!at)
 		return 0;
 	if (trie->skips) {
-		begin_node6(trie, at, plan->key, plan->depth, plan);
-		node6_at(trie, at)->bitmap = painting->edges;
+		uint16_t row = wgf_row_of_depth(plan->depth);
+		begin_node6(trie, at, plan->key, row, plan->cover)->bitmap = painting->edges | 1;
 	} else {
 		node4_at(trie, at)->bitmap = painting->edges;
 		node4_at(trie, at)->inherits = inherits;
-		if (plan->depth > trie->bits) {
+		if (plan->depth > trie->bits)
 			wgf_store_le32(node4_at(trie, at)->cover, plan->cover);
-			*list_of(trie, at, units) = plan->list;
-		}
 	}
+	if (plan->depth > trie->bits)
+		*list_of(trie, at, units) = plan->list;
 	write_answers(node_at(trie, at) + header_of(trie, plan->depth), painting->answers, count);
 	return at;
 }
@@ -263,10 +265,10 @@ static uint32_t build_leaf(struct wgf_change *change, const struct wgf_plan *pla
 	uint32_t at = take(change, WGF_LEAF_UNITS), answer = wgf_record_owner(record);
 	if (!at)
 		return 0;
-	begin_node6(trie, at, wgf_record_key(trie->prefixes, record), wgf_record_length(record), plan);
-	node6_at(trie, at)->is |= WGF_LEAF;
-	node6_at(trie, at)->bitmap = 0;
-	write_answers(node_at(trie, at) + WGF_HEADER6_LEAF, &answer, 1);
+	struct wgf_key key = wgf_record_key(trie->prefixes, record);
+	uint16_t row = wgf_row_of_leaf(wgf_record_length(record));
+	begin_node6(trie, at, key, row, plan->cover)->bitmap = (uint64_t)plan->list << 1 | 1;
+	write_answers(node_at(trie, at) + WGF_HEADER6, &answer, 1);
 	return at;
 }
 

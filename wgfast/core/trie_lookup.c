@@ -1,16 +1,23 @@
 /* Lookups for any processor, and which one is used. */
-#include "trie_lookup.h"
+#include "trie_lookup6.h"
 
-#define FULL(n) ((n) >= 8 ? 0xff : (n) > 0 ? 0xff << (8 - (n)) & 0xff : 0)
-#define ROW(n)                                                                                                         \
-	{FULL(n), FULL((n)-8), FULL((n)-16), FULL((n)-24), FULL((n)-32), FULL((n)-40), FULL((n)-48), FULL((n)-56),     \
-	 FULL((n)-64), FULL((n)-72), FULL((n)-80), FULL((n)-88), FULL((n)-96), FULL((n)-104), FULL((n)-112),           \
-	 FULL((n)-120)}
-#define ROWS4(n) ROW(n), ROW((n) + 1), ROW((n) + 2), ROW((n) + 3)
-#define ROWS16(n) ROWS4(n), ROWS4((n) + 4), ROWS4((n) + 8), ROWS4((n) + 12)
+/* The first n bits, of those that stand in one byte. */
+#define FIRST(n) ((n) >= 8 ? 0xff : (n) > 0 ? 0xff << (8 - (n)) & 0xff : 0)
+#define MASK(n)                                                                                                        \
+	{FIRST((n)-120), FIRST((n)-112), FIRST((n)-104), FIRST((n)-96), FIRST((n)-88), FIRST((n)-80), FIRST((n)-72),   \
+	 FIRST((n)-64),  FIRST((n)-56),  FIRST((n)-48),  FIRST((n)-40), FIRST((n)-32), FIRST((n)-24), FIRST((n)-16),   \
+	 FIRST((n)-8),   FIRST(n)}
+#define LEAF(n) {.mask = MASK(n), .bits = (n), .leaf = 1}
+#define LEAVES4(n) LEAF(n), LEAF((n) + 1), LEAF((n) + 2), LEAF((n) + 3)
+#define LEAVES16(n) LEAVES4(n), LEAVES4((n) + 4), LEAVES4((n) + 8), LEAVES4((n) + 12)
+#define BEGINS(n) (64 + 128 - 6 - (n)) /* a slot: so many bits behind the lowest */
+#define NODE(n) {.mask = MASK(n), .at = BEGINS(n) / 8, .shift = BEGINS(n) % 8, .bits = (n)}
+#define NODES4(n) NODE(n), NODE((n) + 6), NODE((n) + 12), NODE((n) + 18)
 
-const uint8_t wgf_lookup_masks[129][16] = {ROWS16(0),  ROWS16(16), ROWS16(32),  ROWS16(48), ROWS16(64),
-					   ROWS16(80), ROWS16(96), ROWS16(112), ROW(128)};
+const struct wgf_lookup6_row wgf_lookup6_rows[WGF_LOOKUP6_ROWS] = {
+	LEAVES16(0),  LEAVES16(16), LEAVES16(32), LEAVES16(48), LEAVES16(64), LEAVES16(80), LEAVES16(96), LEAVES16(112),
+	LEAF(128),    NODES4(6),    NODES4(30),   NODES4(54),   NODES4(78),   NODES4(102),  NODE(126),
+};
 
 #if defined(__x86_64__)
 static bool has_bmi(void)
@@ -35,12 +42,19 @@ static bool has_avx512(void)
 #define wgf_trie_lookup4_avx512 lookup4
 #define wgf_trie_lookup4_avx2 lookup4
 #define wgf_trie_lookup4_bmi lookup4
+#define wgf_trie_lookup6_avx2 lookup6
 #define wgf_trie_lookup6_bmi lookup6
 #endif
 
+/* Whole batches, which kernels are for. */
+static bool is_whole(const struct wgf_trie *trie, size_t n)
+{
+	return n >= WGF_LOOKUP_BATCH && trie->bits == WGF_BITS_LARGE;
+}
+
 void wgf_trie_lookup4(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
 {
-	bool whole = n >= WGF_LOOKUP_BATCH && trie->bits == WGF_BITS_LARGE; /* batches, which kernels are for */
+	bool whole = is_whole(trie, n);
 	if (whole && has_avx512())
 		wgf_trie_lookup4_avx512(trie, addresses, n, owners);
 	else if (whole && wgf_trie_has_avx2())
@@ -53,7 +67,9 @@ void wgf_trie_lookup4(const struct wgf_trie *trie, const uint32_t *addresses, si
 
 void wgf_trie_lookup6(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners)
 {
-	if (has_bmi())
+	if (is_whole(trie, n) && wgf_trie_has_avx2())
+		wgf_trie_lookup6_avx2(trie, addresses, n, owners);
+	else if (has_bmi())
 		wgf_trie_lookup6_bmi(trie, addresses, n, owners);
 	else
 		lookup6(trie, addresses, n, owners);

@@ -1,5 +1,6 @@
-/* How a trie is read, for the files that compile it for one instruction set each. Counting a bitmap's bits is
- * one instruction there and a dozen elsewhere. Whole batches of IPv4 have kernels of their own where vectors are wide. */
+/* How a trie is read, for the files that compile it for one instruction set each: IPv4 here, IPv6 in trie_lookup6.h. Counting
+ * a bitmap's bits is one instruction there and a dozen elsewhere. Whole batches have kernels of their own where vectors are
+ * wide. */
 #ifndef WGF_TRIE_LOOKUP_H
 #define WGF_TRIE_LOOKUP_H
 
@@ -13,9 +14,10 @@
 bool wgf_trie_has_avx512(void);
 bool wgf_trie_has_avx2(void);
 #endif
-/* These two where the table has WGF_BITS_LARGE. */
+/* These three where the table has WGF_BITS_LARGE. */
 void wgf_trie_lookup4_avx512(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_avx2(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
+void wgf_trie_lookup6_avx2(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_bmi(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup6_bmi(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);
 
@@ -34,8 +36,6 @@ static inline uint32_t lookup_covered(uint32_t answer, uint32_t cover)
 {
 	return answer ^ ((answer ^ cover) & -(uint32_t)(answer == WGF_ANSWER_INHERIT));
 }
-
-/* ---- IPv4 ---- */
 
 /* What it says of a slot; the upper byte is not the answer's. Where the run inherits, what is read instead of its answer
  * is the node's own as well. */
@@ -133,92 +133,6 @@ static inline void lookup4(const struct wgf_trie *trie, const uint32_t *addresse
 			lookup4_some(trie, addresses + done, some, owners + done, WGF_BITS_LARGE);
 		else
 			lookup4_some(trie, addresses + done, some, owners + done, WGF_BITS_SMALL);
-	}
-}
-
-/* ---- IPv6: level by level, so that all addresses of a batch wait for their nodes together ---- */
-
-struct lookups6 {
-	uint8_t address[WGF_LOOKUP_BATCH][24]; /* and zeros, so that there are six bits at every depth */
-	uint32_t answer[WGF_LOOKUP_BATCH];
-	uint32_t cover[WGF_LOOKUP_BATCH];
-	uint8_t nodes[WGF_LOOKUP_BATCH]; /* which of them have another node to look at */
-};
-
-/* The first bits of an address, as in a packet; in trie_lookup.c. */
-extern const uint8_t wgf_lookup_masks[129][16];
-
-static inline uint64_t lookup6_word(const uint8_t *p)
-{
-	uint64_t word;
-	memcpy(&word, p, sizeof(word));
-	return word;
-}
-
-/* The node that an answer leads to, as soon as the answer is there; else the empty one, for a branch would be mispredicted. */
-static inline void lookup6_fetch(struct lookup_view view, uint32_t answer)
-{
-	answer = answer > view.least ? answer : view.least;
-	__builtin_prefetch((const char *)(view.base + (uintptr_t)answer * WGF_UNIT));
-}
-
-/* One node: another one, or the answer. A leaf has one answer, whatever stands where others have their bitmap. */
-static inline uint32_t lookup6_step(const struct wgf_trie *trie, const uint8_t *address, uint32_t at, uint32_t *cover)
-{
-	const struct wgf_node6 *node = wgf_trie_node(trie, at - WGF_ANSWER_NODE);
-	uint32_t is = node->is, leaf = is >> 23 & 1, bits = is >> 24;
-	const uint8_t *mask = wgf_lookup_masks[bits];
-	uint64_t differs = (lookup6_word(address) ^ lookup6_word(node->key)) & lookup6_word(mask);
-	differs |= (lookup6_word(address + 8) ^ lookup6_word(node->key + 8)) & lookup6_word(mask + 8);
-	unsigned slot = (unsigned)wgf_load_be16(address + bits / 8) >> (10 - bits % 8) & 63;
-	unsigned index = wgf_node_run(node->bitmap & ((uint64_t)leaf - 1), slot);
-	uint32_t answer = wgf_answer((const char *)node + WGF_HEADER6 - 8 * leaf, index);
-	*cover = lookup_covered(is & WGF_COVER, *cover);
-	answer ^= (answer ^ WGF_ANSWER_INHERIT) & -(uint32_t)(differs != 0);
-	return lookup_covered(answer, *cover);
-}
-
-static inline void lookup6_batch(const struct wgf_trie *trie, const uint8_t *addresses, size_t n,
-				 uint32_t *owners)
-{
-	struct lookups6 lookups;
-	_Atomic uint64_t *table = wgf_trie_table(trie);
-	unsigned bits = trie->bits;
-	size_t left = 0;
-	struct lookup_view view = lookup_view(trie);
-	for (size_t i = 0; i < n; i++) {
-		memcpy(lookups.address[i], addresses + 16 * i, 16);
-		memset(lookups.address[i] + 16, 0, 8);
-		uint32_t first = wgf_load_be32(addresses + 16 * i);
-		uint64_t entry = lookup_table(table, first >> (32 - bits));
-		uint32_t answer = wgf_entry_answer(entry, first >> (26 - bits) & 63);
-		lookups.answer[i] = answer;
-		lookups.cover[i] = wgf_entry_outside(entry);
-		lookup6_fetch(view, answer);
-		lookups.nodes[left] = (uint8_t)i;
-		left += answer >= WGF_ANSWER_NODE;
-	}
-	while (left > 0) {
-		size_t on = 0;
-		for (size_t j = 0; j < left; j++) {
-			size_t i = lookups.nodes[j];
-			uint32_t answer = lookup6_step(trie, lookups.address[i], lookups.answer[i], &lookups.cover[i]);
-			lookups.answer[i] = answer;
-			lookup6_fetch(view, answer);
-			lookups.nodes[on] = (uint8_t)i;
-			on += answer >= WGF_ANSWER_NODE;
-		}
-		left = on;
-	}
-	for (size_t i = 0; i < n; i++)
-		owners[i] = lookup_owner(lookups.answer[i]);
-}
-
-static inline void lookup6(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners)
-{
-	for (size_t done = 0; done < n; done += WGF_LOOKUP_BATCH) {
-		size_t some = n - done < WGF_LOOKUP_BATCH ? n - done : WGF_LOOKUP_BATCH;
-		lookup6_batch(trie, addresses + 16 * done, some, owners + done);
 	}
 }
 

@@ -16,23 +16,13 @@
 
 #include <immintrin.h>
 
-#include "trie_lookup.h"
-
-#define PLACE_SHIFT (32 - WGF_BITS_LARGE)
-#define SLOT_SHIFT (PLACE_SHIFT - WGF_STRIDE)
+#include "trie_entries_avx2.h"
 
 bool wgf_trie_has_avx2(void)
 {
 	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") &&
 	       __builtin_cpu_supports("bmi2");
 }
-
-/* Of eight addresses in a row: of those with even places, then of those with odd ones. So an entry has the place that the
- * address has when eight are taken for four numbers of 64 bits, and what is worked out of it is moved by a shift. */
-struct eight {
-	_Alignas(32) uint64_t even[4];
-	_Alignas(32) uint64_t odd[4];
-};
 
 struct batch {
 	struct eight entries[WGF_LOOKUP_BATCH / 8];
@@ -41,72 +31,6 @@ struct batch {
 	_Alignas(32) uint32_t found[WGF_LOOKUP_BATCH];   /* the nodes' answers; the upper byte is not theirs */
 	_Alignas(32) uint32_t inherits[WGF_LOOKUP_BATCH]; /* lowest bit: the answer is INHERIT, whatever was found */
 };
-
-static inline __m256i load8(const uint32_t *from)
-{
-	return _mm256_loadu_si256((const __m256i *)(const void *)from);
-}
-
-static inline void store8(uint32_t *to, __m256i values)
-{
-	_mm256_storeu_si256((__m256i *)(void *)to, values);
-}
-
-static inline __m256i load4(const uint64_t *from)
-{
-	return _mm256_load_si256((const __m256i *)(const void *)from);
-}
-
-static inline void store4(uint64_t *to, __m256i values)
-{
-	_mm256_store_si256((__m256i *)(void *)to, values);
-}
-
-/* ---- Eight at once ---- */
-
-/* even: in the lower halves; odd: in the upper ones. */
-static inline __m256i joined(__m256i even, __m256i odd)
-{
-	return _mm256_and_si256(_mm256_blend_epi32(even, odd, 0xaa), _mm256_set1_epi32(0xffffff));
-}
-
-/* What four entries say of the slots in the lowest six bits, as wgf_entry_answer has it. */
-static inline __m256i answers4(__m256i entries, __m256i slots)
-{
-	__m256i from_first = _mm256_sub_epi64(slots, _mm256_srli_epi64(entries, 48));
-	from_first = _mm256_and_si256(from_first, _mm256_set1_epi64x(WGF_NODE_SLOTS - 1));
-	__m256i beyond = _mm256_cmpgt_epi64(from_first, _mm256_srli_epi64(entries, 54));
-	return _mm256_srlv_epi64(entries, _mm256_and_si256(beyond, _mm256_set1_epi64x(24)));
-}
-
-static inline __m256i answers8(__m256i addresses, __m256i even, __m256i odd)
-{
-	even = answers4(even, _mm256_srli_epi64(addresses, SLOT_SHIFT));
-	odd = answers4(odd, _mm256_srli_epi64(addresses, SLOT_SHIFT + 32));
-	return joined(even, _mm256_slli_epi64(odd, 32));
-}
-
-static inline __m256i outside8(const struct eight *entries)
-{
-	return joined(_mm256_srli_epi64(load4(entries->even), 24), _mm256_slli_epi64(load4(entries->odd), 32 - 24));
-}
-
-static inline __m256i are_nodes(__m256i answers)
-{
-	return _mm256_cmpgt_epi32(answers, _mm256_set1_epi32((int)WGF_ANSWER_NODE - 1));
-}
-
-static inline uint64_t bits8(__m256i which)
-{
-	return (unsigned)_mm256_movemask_ps(_mm256_castsi256_ps(which));
-}
-
-static inline __m256i owners8(__m256i answers)
-{
-	return _mm256_or_si256(answers, _mm256_cmpeq_epi32(answers, _mm256_set1_epi32(WGF_ANSWER_NONE)));
-}
-
-/* ---- One by one ---- */
 
 /* Two addresses in one load: the entry of the first, that of the second. */
 static inline uint64_t pair(const uint32_t *addresses)
@@ -151,13 +75,6 @@ static void look_deeper(const struct wgf_trie *trie, const uint32_t *addresses, 
 
 /* ---- Where nodes are few: only those that entries lead to are looked at ---- */
 
-static inline __m256i entries4(_Atomic uint64_t *table, size_t a, size_t b, size_t c, size_t d)
-{
-	__m128i low = _mm_set_epi64x((long long)lookup_table(table, b), (long long)lookup_table(table, a));
-	__m128i high = _mm_set_epi64x((long long)lookup_table(table, d), (long long)lookup_table(table, c));
-	return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-}
-
 /* Returns what the entries of eight say, which it keeps. */
 static inline __m256i say8(_Atomic uint64_t *table, const uint32_t *addresses, struct eight *entries)
 {
@@ -184,7 +101,7 @@ static inline void visit_some(const struct wgf_trie *trie, const uint32_t *addre
 		which[count++] = (uint8_t)i;
 	}
 	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
-		store8(batch->covers + i, outside8(&batch->entries[i / 8]));
+		store8(batch->covers + i, outside8(load4(batch->entries[i / 8].even), load4(batch->entries[i / 8].odd)));
 	for (size_t k = 0; k < count; k++) {
 		unsigned i = which[k];
 		look(batch, k, batch->nodes[k], addresses[i]);
@@ -251,11 +168,11 @@ static inline void fetch_nodes8(_Atomic uint64_t *table, struct lookup_view view
 static inline __m256i settle8(const struct batch *batch, unsigned i, const uint32_t *addresses)
 {
 	const struct eight *entries = &batch->entries[i / 8];
-	__m256i said = answers8(load8(addresses + i), load4(entries->even), load4(entries->odd));
+	__m256i even = load4(entries->even), odd = load4(entries->odd), said = answers8(load8(addresses + i), even, odd);
 	__m256i found = _mm256_and_si256(load8(batch->found + i), _mm256_set1_epi32(0xffffff));
 	__m256i inherits = _mm256_cmpeq_epi32(found, _mm256_set1_epi32(WGF_ANSWER_INHERIT));
 	inherits = _mm256_or_si256(inherits, _mm256_slli_epi32(load8(batch->inherits + i), 31));
-	__m256 answers = _mm256_blendv_ps(_mm256_castsi256_ps(found), _mm256_castsi256_ps(outside8(entries)),
+	__m256 answers = _mm256_blendv_ps(_mm256_castsi256_ps(found), _mm256_castsi256_ps(outside8(even, odd)),
 					  _mm256_castsi256_ps(inherits));
 	return _mm256_blendv_epi8(said, _mm256_castps_si256(answers), are_nodes(said));
 }

@@ -10,7 +10,7 @@
 #pragma GCC target("popcnt,bmi,bmi2")
 #endif
 
-#include "trie_lookup.h"
+#include "trie_lookup6.h"
 
 void wgf_trie_lookup4_bmi(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
 {

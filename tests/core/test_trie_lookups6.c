@@ -1,0 +1,161 @@
+/* Every kernel for IPv6 lookups that this processor can run, against a plain list of prefixes compared bit by bit: of every
+ * length, nested deeply, side by side below one node, under a default route and not, some of them taken out again, in a
+ * large trie and in a small one, any number of addresses at once. */
+#include "check.h"
+#include "trie_lookup6.h"
+
+#define PREFIXES 400u
+#define MOST 200u /* addresses at once */
+
+static struct wgf_epoch epoch;
+static struct wgf_prefixes prefixes;
+static struct wgf_trie *trie;
+static struct entry {
+	uint8_t address[16];
+	unsigned length;
+	uint32_t owner;
+} oracle[PREFIXES];
+static size_t count;
+
+static bool begins_with(const uint8_t address[16], const struct entry *entry)
+{
+	for (unsigned bit = 0; bit < entry->length; bit++)
+		if ((address[bit / 8] ^ entry->address[bit / 8]) >> (7 - bit % 8) & 1)
+			return false;
+	return true;
+}
+
+static uint32_t oracle_lookup(const uint8_t address[16])
+{
+	const struct entry *longest = NULL;
+	for (const struct entry *entry = oracle; entry < oracle + count; entry++)
+		if ((!longest || entry->length > longest->length) && begins_with(address, entry))
+			longest = entry;
+	return longest ? longest->owner : WGF_OWNER_NONE;
+}
+
+static struct wgf_key key_of(const uint8_t address[16], unsigned length)
+{
+	return wgf_key_masked((struct wgf_key){wgf_load_be64(address), wgf_load_be64(address + 8)}, length);
+}
+
+static void insert(const uint8_t address[16], unsigned length, uint32_t owner)
+{
+	struct wgf_key key = key_of(address, length);
+	if (count == PREFIXES || wgf_trie_find(trie, key, length))
+		return;
+	uint32_t number = wgf_prefixes_add(&prefixes, key, length, owner);
+	CHECK(number && wgf_trie_insert(trie, number) == 0);
+	struct entry *entry = &oracle[count++];
+	wgf_store_be64(entry->address, key.high);
+	wgf_store_be64(entry->address + 8, key.low);
+	entry->length = length;
+	entry->owner = owner;
+}
+
+static void remove_some(struct check_random *random)
+{
+	for (size_t n = count / 4; n > 0; n--) {
+		struct entry *entry = &oracle[check_random_below(random, count)];
+		uint32_t number = wgf_trie_find(trie, key_of(entry->address, entry->length), entry->length);
+		CHECK(number && wgf_trie_remove(trie, number) == 0);
+		wgf_prefixes_remove(&prefixes, number);
+		*entry = oracle[--count];
+	}
+}
+
+/* In a prefix, but for the bits behind some length that is at least its own: so prefixes nest, and addresses leave what they
+ * are in at any depth. */
+static void some_address(struct check_random *random, uint8_t address[16])
+{
+	check_random_fill(random, address, 16);
+	address[0] = 0x20;
+	address[1] = check_random_below(random, 2) ? address[1] : 1;
+	if (!count || check_random_below(random, 4) == 0)
+		return;
+	const struct entry *near = &oracle[check_random_below(random, count)];
+	size_t kept = near->length + check_random_below(random, 129 - near->length);
+	kept -= check_random_below(random, 2) ? check_random_below(random, kept + 1) / 4 : 0;
+	for (size_t bit = 0; bit < kept; bit++) {
+		uint8_t mask = (uint8_t)(0x80 >> bit % 8);
+		address[bit / 8] = (uint8_t)((address[bit / 8] & ~mask) | (near->address[bit / 8] & mask));
+	}
+}
+
+static void fill(struct check_random *random, size_t n, bool covered)
+{
+	static const uint32_t owners[] = {1, 2, 12, 100000, WGF_OWNER_MAX};
+	uint8_t address[16] = {0};
+	if (covered)
+		insert(address, 0, 7);
+	for (size_t tries = 0; tries < 4 * n && count < n; tries++) {
+		unsigned length = 1 + (unsigned)check_random_below(random, 128);
+		some_address(random, address);
+		insert(address, check_random_below(random, 3) ? length : (length + 7) / 8 * 8, owners[check_random_below(random, 5)]);
+	}
+}
+
+typedef void lookup(const struct wgf_trie *, const uint8_t *, size_t, uint32_t *);
+
+static void check(lookup *kernel, const uint8_t *addresses, const uint32_t *expected, size_t n)
+{
+	uint32_t owners[MOST + 1];
+	memset(owners, 0xa5, sizeof(owners));
+	kernel(trie, addresses, n, owners);
+	CHECK(memcmp(owners, expected, n * sizeof(*owners)) == 0);
+	CHECK(owners[n] == 0xa5a5a5a5); /* nor anything behind */
+}
+
+static void check_kernels(const uint8_t *addresses, const uint32_t *expected, size_t n)
+{
+	check(wgf_trie_lookup6, addresses, expected, n);
+	check(lookup6, addresses, expected, n);
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
+		check(wgf_trie_lookup6_bmi, addresses, expected, n);
+	if (wgf_trie_has_avx2() && trie->bits == WGF_BITS_LARGE)
+		check(wgf_trie_lookup6_avx2, addresses, expected, n);
+#endif
+}
+
+static void check_lookups(struct check_random *random)
+{
+	static uint8_t addresses[16 * MOST + 1];
+	uint32_t expected[MOST];
+	for (size_t n = 0; n <= MOST; n += n < 70 ? 1 : 13) {
+		uint8_t *from = addresses + check_random_below(random, 2); /* also where vectors are not aligned */
+		for (size_t i = 0; i < n; i++) {
+			some_address(random, from + 16 * i);
+			expected[i] = oracle_lookup(from + 16 * i);
+		}
+		check_kernels(from, expected, n);
+	}
+}
+
+static void test_kernels(struct check_random *random, unsigned bits, size_t n, bool covered)
+{
+	CHECK(wgf_epoch_init(&epoch) == 0);
+	wgf_prefixes_init(&prefixes, 4);
+	trie = wgf_trie_create(&epoch, &prefixes, bits, bits == WGF_BITS_SMALL ? 8192 : 0);
+	CHECK(trie);
+	count = 0;
+	fill(random, n, covered);
+	check_lookups(random);
+	remove_some(random);
+	check_lookups(random);
+	wgf_trie_destroy(trie);
+	wgf_prefixes_destroy(&prefixes);
+	wgf_epoch_destroy(&epoch);
+}
+
+int main(void)
+{
+	static const size_t sizes[] = {0, 1, 20, PREFIXES, PREFIXES};
+	struct check_random random = check_random_begin("trie_lookups6");
+	for (int covered = 0; covered < 2; covered++)
+		for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+			test_kernels(&random, WGF_BITS_LARGE, sizes[i], covered);
+			test_kernels(&random, WGF_BITS_SMALL, sizes[i], covered);
+		}
+	return 0;
+}
