@@ -86,4 +86,26 @@ static inline __m256i owners8(__m256i answers)
 	return _mm256_or_si256(answers, _mm256_cmpeq_epi32(answers, _mm256_set1_epi32(WGF_ANSWER_NONE)));
 }
 
+/* ---- One answer. A compiler would make these a branch, which would be mispredicted. ---- */
+
+/* lookup_covered */
+static inline uint32_t covered(uint32_t answer, uint32_t cover)
+{
+	__asm__("cmp %[inherit], %[answer]\n\tcmove %[cover], %[answer]"
+		: [answer] "+r"(answer)
+		: [cover] "rm"(cover), [inherit] "i"(WGF_ANSWER_INHERIT)
+		: "cc");
+	return answer;
+}
+
+/* lookup_owner */
+static inline uint32_t owner(uint32_t answer)
+{
+	__asm__("cmp %[none], %[answer]\n\tcmove %[nobody], %[answer]"
+		: [answer] "+r"(answer)
+		: [nobody] "r"(WGF_OWNER_NONE), [none] "i"(WGF_ANSWER_NONE)
+		: "cc");
+	return answer;
+}
+
 #endif

@@ -75,6 +75,11 @@ static inline struct lookup_view lookup_view(const struct wgf_trie *trie)
 				    WGF_ANSWER_NODE + trie->nowhere};
 }
 
+static inline const void *lookup_node(struct lookup_view view, uint32_t answer)
+{
+	return (const void *)(view.base + (uintptr_t)answer * WGF_UNIT);
+}
+
 /* With the line after the one it begins in, where the answer may be. */
 static inline void lookup4_prefetch(const struct wgf_node4 *node)
 {
@@ -85,8 +90,7 @@ static inline void lookup4_prefetch(const struct wgf_node4 *node)
 /* The node that an entry says is inside, or, so that there always is one, the empty one; fetched. */
 static inline const struct wgf_node4 *lookup4_fetch(struct lookup_view view, uint32_t inside)
 {
-	uint32_t answer = inside > view.least ? inside : view.least;
-	const struct wgf_node4 *node = (const struct wgf_node4 *)(view.base + (uintptr_t)answer * WGF_UNIT);
+	const struct wgf_node4 *node = lookup_node(view, inside > view.least ? inside : view.least);
 	lookup4_prefetch(node);
 	return node;
 }

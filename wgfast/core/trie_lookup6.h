@@ -15,13 +15,7 @@ struct lookup6 {
 /* The node that an answer leads to, as soon as the answer is there; else the empty one, for a branch would be mispredicted. */
 static inline void lookup6_fetch(struct lookup_view view, uint32_t answer)
 {
-	answer = answer > view.least ? answer : view.least;
-	__builtin_prefetch((const char *)(view.base + (uintptr_t)answer * WGF_UNIT));
-}
-
-static inline const struct wgf_node6 *lookup6_node(struct lookup_view view, uint32_t answer)
-{
-	return (const struct wgf_node6 *)(view.base + (uintptr_t)answer * WGF_UNIT);
+	__builtin_prefetch(lookup_node(view, answer > view.least ? answer : view.least));
 }
 
 /* Which of a node's runs the address is in, from 1 on. Inverted, the slot is how many slots lie behind it. */
@@ -57,7 +51,7 @@ static inline uint64_t lookup6_agrees(const struct wgf_node6 *node, const struct
 /* One node: another one, or the answer. */
 static inline void lookup6_step(struct lookup_view view, struct lookup6 *lookup)
 {
-	const struct wgf_node6 *node = lookup6_node(view, lookup->answer);
+	const struct wgf_node6 *node = lookup_node(view, lookup->answer);
 	const struct wgf_lookup6_row *row = wgf_node6_row(node);
 	uint64_t run = lookup6_run(node, row, lookup->bits) & lookup6_agrees(node, row, lookup->bits);
 	lookup->cover = lookup_covered(lookup6_answer(node, 0), lookup->cover);

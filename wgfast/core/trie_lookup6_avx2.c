@@ -74,16 +74,6 @@ static inline uint64_t with_nodes(const uint32_t *answers)
 	return nodes;
 }
 
-/* lookup_covered */
-static inline uint32_t covered(uint32_t answer, uint32_t cover)
-{
-	__asm__("cmp %[inherit], %[answer]\n\tcmove %[cover], %[answer]"
-		: [answer] "+r"(answer)
-		: [cover] "rm"(cover), [inherit] "i"(WGF_ANSWER_INHERIT)
-		: "cc");
-	return answer;
-}
-
 /* lookup6_agrees: the carry says whether all bits of the mask are among those that the two have in common. */
 static inline uint64_t agrees(const struct wgf_node6 *node, const struct wgf_lookup6_row *row, const uint8_t *bits)
 {
@@ -100,7 +90,7 @@ static inline uint64_t agrees(const struct wgf_node6 *node, const struct wgf_loo
 static inline void step(struct lookup_view view, struct batch *batch, unsigned i)
 {
 	const uint8_t *bits = batch->bits[i];
-	const struct wgf_node6 *node = lookup6_node(view, batch->answers[i]);
+	const struct wgf_node6 *node = lookup_node(view, batch->answers[i]);
 	const struct wgf_lookup6_row *row = wgf_node6_row(node);
 	uint64_t run = lookup6_run(node, row, bits) & agrees(node, row, bits);
 	uint32_t cover = covered(lookup6_answer(node, 0), batch->covers[i]);

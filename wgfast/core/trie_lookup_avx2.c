@@ -50,13 +50,23 @@ static inline size_t second_place(uint64_t two)
 	return (size_t)(two >> (32 + PLACE_SHIFT));
 }
 
+static inline uint64_t run_of(const struct wgf_node4 *node, uint32_t address)
+{
+	return (uint64_t)__builtin_popcountll(node->bitmap << (~(address >> SLOT_SHIFT) & 63));
+}
+
+/* The upper byte is not the answer's. */
+static inline uint32_t found_at(const struct wgf_node4 *node, uint64_t run, uint64_t inherits)
+{
+	uint64_t left_out = (uint64_t)__builtin_popcountll(_bzhi_u64(inherits, (unsigned)run + 1));
+	return wgf_load_le32((const uint8_t *)node + WGF_HEADER4_TABLE + 3 * (run - left_out));
+}
+
 /* lookup4_node at the table's level, the choice of INHERIT left to who has eight. */
 static inline void look(struct batch *batch, size_t to, const struct wgf_node4 *node, uint32_t address)
 {
-	uint64_t inherits = node->inherits;
-	uint64_t run = (uint64_t)__builtin_popcountll(node->bitmap << (~(address >> SLOT_SHIFT) & 63));
-	uint64_t left_out = (uint64_t)__builtin_popcountll(_bzhi_u64(inherits, (unsigned)run + 1));
-	batch->found[to] = wgf_load_le32((const uint8_t *)node + WGF_HEADER4_TABLE + 3 * (run - left_out));
+	uint64_t inherits = node->inherits, run = run_of(node, address);
+	batch->found[to] = found_at(node, run, inherits);
 	batch->inherits[to] = (uint32_t)(inherits >> run);
 }
 
@@ -86,33 +96,35 @@ static inline __m256i say8(_Atomic uint64_t *table, const uint32_t *addresses, s
 	return answers8(load8(addresses), even, odd);
 }
 
-/* nodes: which of the batch lead to one, which is among the owners. */
-static inline void visit_some(const struct wgf_trie *trie, const uint32_t *addresses, struct batch *batch,
-			      uint64_t nodes, uint32_t *owners)
+/* lookup4_node at the table's level and lookup_covered. */
+static inline uint32_t visit(const struct wgf_node4 *node, uint32_t address, uint32_t cover)
+{
+	uint64_t inherits = node->inherits, run = run_of(node, address);
+	uint32_t answer = found_at(node, run, inherits) & 0xffffff;
+	__asm__("bt %[run], %[inherits]\n\tcmovc %[cover], %[answer]"
+		: [answer] "+r"(answer)
+		: [run] "r"(run), [inherits] "r"(inherits), [cover] "r"(cover)
+		: "cc");
+	return covered(answer, cover);
+}
+
+/* which: of the batch lead to a node, which is among the owners. Returns all their answers, one over the other. */
+static inline uint32_t visit_some(const struct wgf_trie *trie, const uint32_t *addresses, struct batch *batch,
+				  uint64_t which, uint32_t *owners)
 {
 	struct lookup_view view = lookup_view(trie);
-	uint8_t which[WGF_LOOKUP_BATCH];
-	size_t count = 0;
 	uint32_t all = 0;
-	for (; nodes; nodes &= nodes - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(nodes);
-		batch->nodes[count] = (const struct wgf_node4 *)(view.base + (uintptr_t)owners[i] * WGF_UNIT);
-		lookup4_prefetch(batch->nodes[count]);
-		which[count++] = (uint8_t)i;
-	}
+	for (uint64_t left = which; left; left &= left - 1)
+		lookup4_prefetch(lookup_node(view, owners[__builtin_ctzll(left)]));
 	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
 		store8(batch->covers + i, outside8(load4(batch->entries[i / 8].even), load4(batch->entries[i / 8].odd)));
-	for (size_t k = 0; k < count; k++) {
-		unsigned i = which[k];
-		look(batch, k, batch->nodes[k], addresses[i]);
-		uint32_t answer = batch->found[k] & 0xffffff;
-		answer ^= (answer ^ WGF_ANSWER_INHERIT) & -(batch->inherits[k] & 1);
-		answer = lookup_covered(answer, batch->covers[i]);
+	for (; which; which &= which - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(which);
+		uint32_t answer = visit(lookup_node(view, owners[i]), addresses[i], batch->covers[i]);
 		all |= answer;
-		owners[i] = lookup_owner(answer);
+		owners[i] = owner(answer);
 	}
-	if (all >= WGF_ANSWER_NODE)
-		look_deeper(trie, addresses, batch, owners);
+	return all;
 }
 
 static inline void answer_sparse(const struct wgf_trie *trie, const uint32_t *addresses, uint32_t *owners)
@@ -125,8 +137,8 @@ static inline void answer_sparse(const struct wgf_trie *trie, const uint32_t *ad
 		store8(owners + i, owners8(said));
 		nodes |= bits8(are_nodes(said)) << i;
 	}
-	if (nodes)
-		visit_some(trie, addresses, &batch, nodes, owners);
+	if (nodes && visit_some(trie, addresses, &batch, nodes, owners) >= WGF_ANSWER_NODE)
+		look_deeper(trie, addresses, &batch, owners);
 }
 
 /* ---- Where they are many: a node for every address, the empty one where an entry leads to none ---- */
