@@ -148,10 +148,54 @@ static void test_kernels(struct check_random *random, unsigned bits, size_t n, b
 	wgf_epoch_destroy(&epoch);
 }
 
+static bool count_record(void *context, uint32_t number)
+{
+	(void)number;
+	++*(size_t *)context;
+	return true;
+}
+
+/* Removals may use the memory to its last byte, and there they put leaves: nothing reads behind them. */
+static void test_last_leaf(void)
+{
+	uint8_t address[16] = {0x20, 1};
+	CHECK(wgf_epoch_init(&epoch) == 0);
+	wgf_prefixes_init(&prefixes, 4);
+	trie = wgf_trie_create(&epoch, &prefixes, WGF_BITS_SMALL, 2048);
+	CHECK(trie);
+	uint32_t pairs = 0, number = 1;
+	for (; number; pairs++) { /* in one node each, until the memory is used up */
+		wgf_store_be32(address + 10, pairs);
+		for (unsigned length = 122; length <= 124 && number; length += 2) {
+			number = wgf_prefixes_add(&prefixes, key_of(address, length), length, pairs);
+			if (number && wgf_trie_insert(trie, number)) {
+				wgf_prefixes_remove(&prefixes, number);
+				number = 0;
+			}
+		}
+	}
+	CHECK(pairs > 100);
+	for (uint32_t i = 0; i + 1 < pairs; i++) {
+		size_t left = 0, before = prefixes.count;
+		wgf_store_be32(address + 10, i);
+		number = wgf_trie_find(trie, key_of(address, 124), 124);
+		if (!number || wgf_trie_remove(trie, number))
+			break; /* what is kept is used up */
+		wgf_prefixes_remove(&prefixes, number);
+		wgf_trie_walk(trie, count_record, &left);
+		CHECK(left == before - 1);
+	}
+	CHECK(trie->pool->used == trie->pool->size);
+	wgf_trie_destroy(trie);
+	wgf_prefixes_destroy(&prefixes);
+	wgf_epoch_destroy(&epoch);
+}
+
 int main(void)
 {
 	static const size_t sizes[] = {0, 1, 20, PREFIXES, PREFIXES};
 	struct check_random random = check_random_begin("trie_lookups6");
+	test_last_leaf();
 	for (int covered = 0; covered < 2; covered++)
 		for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 			test_kernels(&random, WGF_BITS_LARGE, sizes[i], covered);

@@ -239,10 +239,11 @@ static inline uint16_t wgf_row_of_depth(unsigned depth)
 	return wgf_row_of_leaf(128 + depth / WGF_STRIDE);
 }
 
-/* An answer among those that stand at a place. */
+/* An answer among those that stand at a place: its three bytes and no more, for a leaf ends there, and so may the memory. */
 static inline uint32_t wgf_answer(const void *answers, size_t index)
 {
-	return wgf_load_le32((const uint8_t *)answers + 3 * index) & 0xffffff;
+	const uint8_t *p = (const uint8_t *)answers + 3 * index;
+	return (uint32_t)wgf_load_le16(p) | (uint32_t)p[2] << 16;
 }
 
 /* Which of a node's runs is the slot's. */
