@@ -68,6 +68,10 @@ struct wgf_node4 {
 	uint8_t cover[4];  /* an owner or INHERIT */
 };
 
+#define WGF_INHERITS 16u /* runs */
+#define WGF_HEADER4_TABLE 10u
+#define WGF_HEADER4 14u
+
 /* IPv6's, before the answers. A leaf is a node of one prefix and nothing below it, the most there are: all bits of the prefix
  * lead to it, and it has one answer, so that it is half a cache line. It is read like any other: the slot that is looked at
  * is always its first, whatever the rest of the bitmap says. */
@@ -84,17 +88,14 @@ struct wgf_lookup6_row {
 	uint8_t mask[16]; /* of these bits, lowest byte first */
 	uint32_t at;      /* in the bits of a lookup: the byte in which the slot begins */
 	uint32_t shift;   /* and where in it */
-	uint32_t bits;
-	uint32_t leaf;
+	uint32_t bits;    /* the changer's, as is the next */
+	uint32_t leaf;    /* 1: it is one */
 };
 
 #define WGF_LOOKUP6_ROWS (129u + 128u / WGF_STRIDE)
 extern const struct wgf_lookup6_row wgf_lookup6_rows[WGF_LOOKUP6_ROWS]; /* trie_lookup.c */
 #define WGF_HEADER6 29u
 #define WGF_LEAF_UNITS 4u /* half a cache line */
-#define WGF_INHERITS 16u /* runs */
-#define WGF_HEADER4_TABLE 10u
-#define WGF_HEADER4 14u
 _Static_assert(offsetof(struct wgf_node4, cover) == WGF_HEADER4_TABLE, "a node's header");
 _Static_assert(offsetof(struct wgf_node6, cover) + 3 == WGF_HEADER6, "a node's header");
 _Static_assert(WGF_HEADER6 + 3 == WGF_LEAF_UNITS * WGF_UNIT, "a leaf");

@@ -1,4 +1,5 @@
-/* What eight of the table's entries say, worked out at once, for the kernels with AVX2. */
+/* What the kernels with AVX2 have in common: what eight of the table's entries say, worked out at once, and the choices that
+ * are made for one answer. */
 #ifndef WGF_TRIE_ENTRIES_AVX2_H
 #define WGF_TRIE_ENTRIES_AVX2_H
 
@@ -86,7 +87,7 @@ static inline __m256i owners8(__m256i answers)
 	return _mm256_or_si256(answers, _mm256_cmpeq_epi32(answers, _mm256_set1_epi32(WGF_ANSWER_NONE)));
 }
 
-/* ---- One answer. A compiler would make these a branch, which would be mispredicted. ---- */
+/* ---- One answer. Written out, for a compiler makes a branch of these, which is mispredicted. ---- */
 
 /* lookup_covered */
 static inline uint32_t covered(uint32_t answer, uint32_t cover)

@@ -1,6 +1,5 @@
 /* Lookups of IPv6 for processors with AVX2, level by level as in trie_lookup6.h. Nodes are in the cache before they are looked
- * at, so what counts is how few instructions a node takes, and that none of them is a branch, for it would be mispredicted. To
- * a compiler, two choices are better made by one: these are written out. */
+ * at, so what counts is how few instructions a node takes, and that none of them is a branch, for it would be mispredicted. */
 #include "trie.h"
 
 #if defined(__x86_64__)
