@@ -107,7 +107,7 @@ def test_super_packets_keep_to_the_quota(lab: Lab, way: str) -> None:
         wait_until(lambda: number(end, f"drop_{way}_quota") > 0, "the quota is used up")
         # What is shorter than a whole segment may still have fitted.
         wait_until(lambda: quota - 1420 < number(end, f"{way}_used") <= quota, "and nearly all of it")
-        # The other end and the reading thread may be behind; what is missing in between holds up what follows it.
+        # The other end and the reading thread may be behind.
         wait_until(lambda: len(received) > quota // 2, "most of it is heard")
         assert len(received) <= quota
         assert not heard.done()

@@ -9,7 +9,16 @@
 #include "pair.h"
 #include "setting.h"
 
-enum { TEXT = 1 << 16, MUTANTS = 60000, ROUNDS = 400, CROWD = 300, HEIRS = 8000, MANY = 20000, PORTION = 4096, PACKETS = 64, PACKET = 64 };
+#if defined(__SANITIZE_THREAD__)
+/* A race is seen at once; what is read and what is answered is looked at elsewhere. */
+#define HEIRS 1000u
+#define MUTANTS 3000u
+#else
+#define HEIRS 8000u
+#define MUTANTS 60000u
+#endif
+
+enum { TEXT = 1 << 16, ROUNDS = 400, CROWD = 300, MANY = 20000, PORTION = 4096, PACKETS = 64, PACKET = 64 };
 
 /* ---- Texts ---- */
 
@@ -106,7 +115,7 @@ static void test_damage(struct check_random *random)
 		}
 		taken += parse(end, text, size) == 0;
 	}
-	printf("setting: %zu of %u damaged texts are taken\n", taken, (unsigned)MUTANTS);
+	printf("setting: %zu of %u damaged texts are taken\n", taken, MUTANTS);
 	munmap(end - TEXT, TEXT + (size_t)sysconf(_SC_PAGESIZE));
 }
 
@@ -343,7 +352,7 @@ static void test_heirs(void)
 	for (size_t i = 0; i < 3; i++)
 		pthread_join(threads[i], NULL);
 	printf("setting: %" PRIu64 " lookups and packets found an owner beside %u removals\n", atomic_load(&looked),
-	       HEIRS - 1u);
+	       HEIRS - 1);
 	wgf_device_destroy(device);
 }
 

@@ -59,14 +59,17 @@ static uint32_t some_address(struct check_random *random)
 	}
 }
 
-static void fill(struct check_random *random, size_t n, bool covered)
+static const uint8_t lengths[] = {1, 8, 12, 17, 18, 19, 20, 22, 23, 24, 24, 24, 24, 25, 26, 28, 30, 31, 32, 32};
+/* Where in them prefixes begin: longer ones leave nodes slots in which there is nothing, without a default route. */
+enum { ALL = 0, OF_NODES = 3, DEEP = 13 };
+
+static void fill(struct check_random *random, size_t n, size_t shortest)
 {
-	static const uint8_t lengths[] = {1, 8, 12, 17, 18, 19, 20, 22, 23, 24, 24, 24, 24, 25, 26, 28, 30, 31, 32, 32};
 	static const uint32_t owners[] = {1, 2, 12, 100000, WGF_OWNER_MAX};
-	if (covered)
+	if (shortest == ALL)
 		insert(0, 0, 7);
 	for (size_t tries = 0; tries < 4 * n && count < n; tries++)
-		insert(some_address(random), lengths[check_random_below(random, sizeof(lengths))],
+		insert(some_address(random), lengths[shortest + check_random_below(random, sizeof(lengths) - shortest)],
 		       owners[check_random_below(random, 5)]);
 }
 
@@ -84,6 +87,7 @@ static void check(lookup *kernel, const uint32_t *addresses, const uint32_t *exp
 static void check_kernels(const uint32_t *addresses, const uint32_t *expected, size_t n)
 {
 	check(wgf_trie_lookup4, addresses, expected, n);
+	check(lookup4, addresses, expected, n);
 #if defined(__x86_64__)
 	if (__builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
 		check(wgf_trie_lookup4_bmi, addresses, expected, n);
@@ -94,9 +98,10 @@ static void check_kernels(const uint32_t *addresses, const uint32_t *expected, s
 #endif
 }
 
-static void check_lookups(struct check_random *random)
+static void check_lookups(struct check_random *random, size_t shortest)
 {
 	uint32_t addresses[MOST + 1], expected[MOST];
+	size_t nobody = 0;
 	for (size_t n = 0; n <= MOST; n++) {
 		size_t near = check_random_below(random, 3); /* none, some or all are in a prefix */
 		uint32_t *from = addresses + check_random_below(random, 2); /* also where vectors are not aligned */
@@ -107,23 +112,25 @@ static void check_lookups(struct check_random *random)
 				from[i] = oracle[which].address | (from[i] & ~mask(oracle[which].length));
 			}
 			expected[i] = oracle_lookup(from[i]);
+			nobody += expected[i] == WGF_OWNER_NONE;
 		}
 		for (int dense = 0; dense < 2; dense++) {
 			atomic_store(&trie->dense, dense);
 			check_kernels(from, expected, n);
 		}
 	}
+	CHECK((nobody == 0) == (shortest == ALL));
 }
 
-static void test_kernels(struct check_random *random, size_t n, bool covered)
+static void test_kernels(struct check_random *random, size_t n, size_t shortest)
 {
 	CHECK(wgf_epoch_init(&epoch) == 0);
 	wgf_prefixes_init(&prefixes, 1);
 	trie = wgf_trie_create(&epoch, &prefixes, WGF_BITS_LARGE, 0);
 	CHECK(trie);
 	count = 0;
-	fill(random, n, covered);
-	check_lookups(random);
+	fill(random, n, shortest);
+	check_lookups(random, shortest);
 	wgf_trie_destroy(trie);
 	wgf_prefixes_destroy(&prefixes);
 	wgf_epoch_destroy(&epoch);
@@ -131,13 +138,14 @@ static void test_kernels(struct check_random *random, size_t n, bool covered)
 
 int main(void)
 {
+	static const size_t shortest[] = {ALL, OF_NODES, DEEP};
 	struct check_random random = check_random_begin("trie_lookups");
-	for (int covered = 0; covered < 2; covered++) {
-		test_kernels(&random, 0, covered);
-		test_kernels(&random, 1, covered);
-		test_kernels(&random, 20, covered);
+	for (size_t i = 0; i < sizeof(shortest) / sizeof(shortest[0]); i++) {
+		test_kernels(&random, 0, shortest[i]);
+		test_kernels(&random, 1, shortest[i]);
+		test_kernels(&random, 20, shortest[i]);
 		for (int again = 0; again < 4; again++)
-			test_kernels(&random, PREFIXES, covered);
+			test_kernels(&random, PREFIXES, shortest[i]);
 	}
 	return 0;
 }

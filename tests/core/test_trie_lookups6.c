@@ -1,6 +1,6 @@
 /* Every kernel for IPv6 lookups that this processor can run, against a plain list of prefixes compared bit by bit: of every
  * length, nested deeply, side by side below one node, under a default route and not, some of them taken out again, in a
- * large trie and in a small one, any number of addresses at once. */
+ * large trie and in a small one, any number of addresses at once; and for each length what one wrong bit does. */
 #include "check.h"
 #include "trie_lookup6.h"
 
@@ -53,15 +53,18 @@ static void insert(const uint8_t address[16], unsigned length, uint32_t owner)
 	entry->owner = owner;
 }
 
+static void remove_entry(struct entry *entry)
+{
+	uint32_t number = wgf_trie_find(trie, key_of(entry->address, entry->length), entry->length);
+	CHECK(number && wgf_trie_remove(trie, number) == 0);
+	wgf_prefixes_remove(&prefixes, number);
+	*entry = oracle[--count];
+}
+
 static void remove_some(struct check_random *random)
 {
-	for (size_t n = count / 4; n > 0; n--) {
-		struct entry *entry = &oracle[check_random_below(random, count)];
-		uint32_t number = wgf_trie_find(trie, key_of(entry->address, entry->length), entry->length);
-		CHECK(number && wgf_trie_remove(trie, number) == 0);
-		wgf_prefixes_remove(&prefixes, number);
-		*entry = oracle[--count];
-	}
+	for (size_t n = count / 4; n > 0; n--)
+		remove_entry(&oracle[check_random_below(random, count)]);
 }
 
 /* In a prefix, but for the bits behind some length that is at least its own: so prefixes nest, and addresses leave what they
@@ -86,10 +89,11 @@ static void fill(struct check_random *random, size_t n, bool covered)
 {
 	static const uint32_t owners[] = {1, 2, 12, 100000, WGF_OWNER_MAX};
 	uint8_t address[16] = {0};
+	unsigned shortest = covered ? 1 : 20; /* that nodes have slots in which there is nothing */
 	if (covered)
 		insert(address, 0, 7);
 	for (size_t tries = 0; tries < 4 * n && count < n; tries++) {
-		unsigned length = 1 + (unsigned)check_random_below(random, 128);
+		unsigned length = shortest + (unsigned)check_random_below(random, 129 - shortest);
 		some_address(random, address);
 		insert(address, check_random_below(random, 3) ? length : (length + 7) / 8 * 8, owners[check_random_below(random, 5)]);
 	}
@@ -118,34 +122,85 @@ static void check_kernels(const uint8_t *addresses, const uint32_t *expected, si
 #endif
 }
 
-static void check_lookups(struct check_random *random)
+static void check_lookups(struct check_random *random, bool covered)
 {
 	static uint8_t addresses[16 * MOST + 1];
 	uint32_t expected[MOST];
+	size_t nobody = 0;
 	for (size_t n = 0; n <= MOST; n += n < 70 ? 1 : 13) {
 		uint8_t *from = addresses + check_random_below(random, 2); /* also where vectors are not aligned */
 		for (size_t i = 0; i < n; i++) {
 			some_address(random, from + 16 * i);
 			expected[i] = oracle_lookup(from + 16 * i);
+			nobody += expected[i] == WGF_OWNER_NONE;
 		}
 		check_kernels(from, expected, n);
 	}
+	CHECK(covered || nobody > 0);
+}
+
+/* units: the room of a small one. */
+static void begin(unsigned bits, uint32_t units)
+{
+	CHECK(wgf_epoch_init(&epoch) == 0);
+	wgf_prefixes_init(&prefixes, 4);
+	trie = wgf_trie_create(&epoch, &prefixes, bits, units);
+	CHECK(trie);
+	count = 0;
+}
+
+static void end(void)
+{
+	wgf_trie_destroy(trie);
+	wgf_prefixes_destroy(&prefixes);
+	wgf_epoch_destroy(&epoch);
 }
 
 static void test_kernels(struct check_random *random, unsigned bits, size_t n, bool covered)
 {
-	CHECK(wgf_epoch_init(&epoch) == 0);
-	wgf_prefixes_init(&prefixes, 4);
-	trie = wgf_trie_create(&epoch, &prefixes, bits, bits == WGF_BITS_SMALL ? 8192 : 0);
-	CHECK(trie);
-	count = 0;
+	begin(bits, bits == WGF_BITS_SMALL ? 8192 : 0);
 	fill(random, n, covered);
-	check_lookups(random);
+	check_lookups(random, covered);
 	remove_some(random);
-	check_lookups(random);
-	wgf_trie_destroy(trie);
-	wgf_prefixes_destroy(&prefixes);
-	wgf_epoch_destroy(&epoch);
+	check_lookups(random, covered);
+	end();
+}
+
+static void flip(uint8_t address[16], unsigned bit)
+{
+	address[bit / 8] ^= (uint8_t)(0x80 >> bit % 8);
+}
+
+/* An address, and all that differ from it in one bit. */
+static void check_around(const uint8_t address[16])
+{
+	uint8_t addresses[16 * 129];
+	uint32_t expected[129];
+	for (unsigned i = 0; i < 129; i++) {
+		memcpy(addresses + 16 * i, address, 16);
+		if (i < 128)
+			flip(addresses + 16 * i, i);
+		expected[i] = oracle_lookup(addresses + 16 * i);
+	}
+	check_kernels(addresses, expected, 129);
+}
+
+/* A leaf of each length by itself, then a node of two prefixes that differ in their last bit: of each depth. */
+static void test_one_bit(struct check_random *random, unsigned bits)
+{
+	uint8_t address[16];
+	begin(bits, bits == WGF_BITS_SMALL ? 2048 : 0);
+	for (unsigned length = 1; length <= 128; length++) {
+		check_random_fill(random, address, 16);
+		insert(address, length, 1);
+		check_around(address);
+		flip(address, length - 1);
+		insert(address, length, 2);
+		check_around(address);
+		while (count)
+			remove_entry(oracle);
+	}
+	end();
 }
 
 static bool count_record(void *context, uint32_t number)
@@ -155,15 +210,24 @@ static bool count_record(void *context, uint32_t number)
 	return true;
 }
 
+/* All of a batch, so that every kernel looks. */
+static void check_leaf(const uint8_t address[16], uint32_t owner)
+{
+	uint8_t addresses[16 * WGF_LOOKUP_BATCH];
+	uint32_t expected[WGF_LOOKUP_BATCH];
+	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i++) {
+		memcpy(addresses + 16 * i, address, 16);
+		expected[i] = owner;
+	}
+	check_kernels(addresses, expected, WGF_LOOKUP_BATCH);
+}
+
 /* Removals may use the memory to its last byte, and there they put leaves: nothing reads behind them. */
 static void test_last_leaf(void)
 {
 	uint8_t address[16] = {0x20, 1};
-	CHECK(wgf_epoch_init(&epoch) == 0);
-	wgf_prefixes_init(&prefixes, 4);
-	trie = wgf_trie_create(&epoch, &prefixes, WGF_BITS_SMALL, 2048);
-	CHECK(trie);
 	uint32_t pairs = 0, number = 1;
+	begin(WGF_BITS_SMALL, 2048);
 	for (; number; pairs++) { /* in one node each, until the memory is used up */
 		wgf_store_be32(address + 10, pairs);
 		for (unsigned length = 122; length <= 124 && number; length += 2) {
@@ -184,11 +248,10 @@ static void test_last_leaf(void)
 		wgf_prefixes_remove(&prefixes, number);
 		wgf_trie_walk(trie, count_record, &left);
 		CHECK(left == before - 1);
+		check_leaf(address, i);
 	}
 	CHECK(trie->pool->used == trie->pool->size);
-	wgf_trie_destroy(trie);
-	wgf_prefixes_destroy(&prefixes);
-	wgf_epoch_destroy(&epoch);
+	end();
 }
 
 int main(void)
@@ -196,6 +259,8 @@ int main(void)
 	static const size_t sizes[] = {0, 1, 20, PREFIXES, PREFIXES};
 	struct check_random random = check_random_begin("trie_lookups6");
 	test_last_leaf();
+	test_one_bit(&random, WGF_BITS_LARGE);
+	test_one_bit(&random, WGF_BITS_SMALL);
 	for (int covered = 0; covered < 2; covered++)
 		for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 			test_kernels(&random, WGF_BITS_LARGE, sizes[i], covered);

@@ -48,7 +48,7 @@ struct wgf_nodepool {
 };
 
 /* A pool whose first `taken` units are zero and not given out. Large ones begin at a huge page. lines: pieces
- * of a cache line or less lie within one, larger ones begin at one. NULL: no memory. */
+ * of a cache line or less lie within one, larger ones begin at one, but for those cut up at the end. NULL: no memory. */
 struct wgf_nodepool *wgf_nodepool_create(struct wgf_epoch *epoch, uint32_t taken, uint32_t size, bool large,
 					  bool lines);
 /* The trie is gone from the readers' sight, or no reader is left. Other threads may still collect. */
