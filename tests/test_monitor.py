@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import select
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,23 @@ def test_an_interface_s_life(lab: Lab) -> None:
     wait_until(lambda: interface.state() is None, "the interface went with its namespace")
     interface.close()
     monitor.close()
+
+
+@pytest_lab
+def test_an_interface_is_there_or_gone_while_its_namespace_goes(lab: Lab) -> None:
+    """There is a while in which it still has a name, but the system says no more where it is."""
+    home = lab.namespace("home")
+    for number in range(5):
+        away = lab.namespace(f"away{number}")
+        with home.entered():
+            interface = Interface.open("wgfd%d")
+        home.ip(f"link set {interface.name} netns {away.name}")
+        assert interface.state() is not None
+        away.close()
+        deadline = time.monotonic() + 5
+        while interface.state() is not None:  # without a pause, so that no moment is missed
+            assert time.monotonic() < deadline
+        interface.close()
 
 
 def wait_news(monitor: Monitor) -> News:

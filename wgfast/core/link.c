@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -144,13 +145,28 @@ static void visit_in_thread(struct visit *trip)
 		pthread_join(thread, NULL);
 }
 
+/* Its descriptor; -ENODEV: the interface is gone, or its namespace is going, and it with it. For then the system answers
+ * EINVAL, as one does that does not know the question, though the interface has its name for a while yet. */
+static int open_namespace(int fd)
+{
+	static _Atomic bool known; /* the question is */
+	int namespace = ioctl(fd, TUNGETDEVNETNS), error = errno;
+	if (namespace >= 0) {
+		atomic_store_explicit(&known, true, memory_order_relaxed);
+		return namespace;
+	}
+	if (error == EBADFD || (error == EINVAL && atomic_load_explicit(&known, memory_order_relaxed)))
+		return -ENODEV;
+	return -error;
+}
+
 /* A socket in the interface's namespace; in ours where the system does not tell which that is. */
 static int open_socket_there(int fd)
 {
 	struct visit trip = {-1, 0};
-	int namespace = ioctl(fd, TUNGETDEVNETNS);
-	if (namespace < 0 && errno == EBADFD)
-		return -ENODEV;
+	int namespace = open_namespace(fd);
+	if (namespace == -ENODEV)
+		return namespace;
 	if (namespace >= 0 && !is_where_we_are(namespace)) {
 		trip.namespace = namespace;
 		visit_in_thread(&trip);
@@ -205,7 +221,7 @@ int wgf_link_is_up(int fd)
 
 static bool lives_here(int fd)
 {
-	int namespace = ioctl(fd, TUNGETDEVNETNS);
+	int namespace = open_namespace(fd);
 	bool here = namespace >= 0 && is_where_we_are(namespace);
 	if (namespace >= 0)
 		close(namespace);
