@@ -108,12 +108,12 @@ def test_a_table_at_its_limit() -> None:
     table.insert("0.0.0.0/0", 5)  # takes no node
     assert table.lookup(refused) == 5
     table.insert("2001:db8::/32", 6)  # another family's
-    assert table.remove_value(3) == int((values[:count] == 3).sum())
+    for value in range(100, 400):  # of a few, what comes back may be in pieces too small for this one's place
+        assert table.remove_value(value) == int((values[:count] == value).sum())
     table.insert(refused, 7)
     assert table.lookup(refused) == 7
-    assert np.array_equal(
-        table.lookup_many(addresses[:count]), np.where(values[:count] == 3, 5, values[:count])
-    )
+    gone = (values[:count] >= 100) & (values[:count] < 400)
+    assert np.array_equal(table.lookup_many(addresses[:count]), np.where(gone, 5, values[:count]))
 
 
 def test_a_full_table_moves_and_shrinks() -> None:
