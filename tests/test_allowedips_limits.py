@@ -108,11 +108,11 @@ def test_a_table_at_its_limit() -> None:
     table.insert("0.0.0.0/0", 5)  # takes no node
     assert table.lookup(refused) == 5
     table.insert("2001:db8::/32", 6)  # another family's
-    for value in range(100, 400):  # of a few, what comes back may be in pieces too small for this one's place
+    for value in range(100, 120):  # what a thousandth gives back may be too small for the most crowded place
         assert table.remove_value(value) == int((values[:count] == value).sum())
     table.insert(refused, 7)
     assert table.lookup(refused) == 7
-    gone = (values[:count] >= 100) & (values[:count] < 400)
+    gone = (values[:count] >= 100) & (values[:count] < 120)
     assert np.array_equal(table.lookup_many(addresses[:count]), np.where(gone, 5, values[:count]))
 
 
