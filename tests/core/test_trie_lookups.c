@@ -93,8 +93,10 @@ static void check_kernels(const uint32_t *addresses, const uint32_t *expected, s
 		check(wgf_trie_lookup4_bmi, addresses, expected, n);
 	if (wgf_trie_has_avx2())
 		check(wgf_trie_lookup4_avx2, addresses, expected, n);
-	if (wgf_trie_has_avx512())
+	if (wgf_trie_has_avx512()) {
 		check(wgf_trie_lookup4_avx512, addresses, expected, n);
+		check(wgf_trie_lookup4_intel, addresses, expected, n);
+	}
 #endif
 }
 

@@ -119,6 +119,8 @@ static void check_kernels(const uint8_t *addresses, const uint32_t *expected, si
 		check(wgf_trie_lookup6_bmi, addresses, expected, n);
 	if (wgf_trie_has_avx2() && trie->bits == WGF_BITS_LARGE)
 		check(wgf_trie_lookup6_avx2, addresses, expected, n);
+	if (wgf_trie_has_vbmi2() && trie->bits == WGF_BITS_LARGE)
+		check(wgf_trie_lookup6_avx512, addresses, expected, n);
 #endif
 }
 

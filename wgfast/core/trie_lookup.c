@@ -25,23 +25,29 @@ static bool has_bmi(void)
 	return __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 
-static bool has_avx512(void)
+enum { ASKED = 1, AVX512 = 2, GATHERS = 4, VBMI2 = 8 };
+
+/* Asked once, by any thread. */
+static bool has(unsigned feature)
 {
-	static _Atomic unsigned known; /* 0: not asked yet; 1: no; 2: yes. Any thread. */
-	unsigned has = atomic_load_explicit(&known, memory_order_relaxed);
-	if (!has) {
-		has = wgf_trie_has_avx512() ? 2 : 1;
-		atomic_store_explicit(&known, has, memory_order_relaxed);
+	static _Atomic unsigned known;
+	unsigned features = atomic_load_explicit(&known, memory_order_relaxed);
+	if (!features) {
+		features = ASKED | (wgf_trie_has_avx512() ? AVX512 : 0) | (wgf_trie_gathers() ? GATHERS : 0) |
+			   (wgf_trie_has_vbmi2() ? VBMI2 : 0);
+		atomic_store_explicit(&known, features, memory_order_relaxed);
 	}
-	return has == 2;
+	return features & feature;
 }
 #else
-#define has_avx512() false
+#define has(feature) false
 #define wgf_trie_has_avx2() false
 #define has_bmi() false
+#define wgf_trie_lookup4_intel lookup4
 #define wgf_trie_lookup4_avx512 lookup4
 #define wgf_trie_lookup4_avx2 lookup4
 #define wgf_trie_lookup4_bmi lookup4
+#define wgf_trie_lookup6_avx512 lookup6
 #define wgf_trie_lookup6_avx2 lookup6
 #define wgf_trie_lookup6_bmi lookup6
 #endif
@@ -55,7 +61,9 @@ static bool is_whole(const struct wgf_trie *trie, size_t n)
 void wgf_trie_lookup4(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
 {
 	bool whole = is_whole(trie, n);
-	if (whole && has_avx512())
+	if (whole && has(GATHERS))
+		wgf_trie_lookup4_intel(trie, addresses, n, owners);
+	else if (whole && has(AVX512))
 		wgf_trie_lookup4_avx512(trie, addresses, n, owners);
 	else if (whole && wgf_trie_has_avx2())
 		wgf_trie_lookup4_avx2(trie, addresses, n, owners);
@@ -67,7 +75,10 @@ void wgf_trie_lookup4(const struct wgf_trie *trie, const uint32_t *addresses, si
 
 void wgf_trie_lookup6(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners)
 {
-	if (is_whole(trie, n) && wgf_trie_has_avx2())
+	bool whole = is_whole(trie, n);
+	if (whole && has(VBMI2))
+		wgf_trie_lookup6_avx512(trie, addresses, n, owners);
+	else if (whole && wgf_trie_has_avx2())
 		wgf_trie_lookup6_avx2(trie, addresses, n, owners);
 	else if (has_bmi())
 		wgf_trie_lookup6_bmi(trie, addresses, n, owners);

@@ -12,11 +12,15 @@
 #define WGF_LOOKUP_BATCH 64u /* so many are on their way at once: as many misses overlap as a core can have */
 #if defined(__x86_64__)
 bool wgf_trie_has_avx512(void);
+bool wgf_trie_gathers(void);
+bool wgf_trie_has_vbmi2(void);
 bool wgf_trie_has_avx2(void);
 #endif
-/* These three where the table has WGF_BITS_LARGE. */
+/* These where the table has WGF_BITS_LARGE. */
+void wgf_trie_lookup4_intel(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_avx512(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_avx2(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
+void wgf_trie_lookup6_avx512(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup6_avx2(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup4_bmi(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners);
 void wgf_trie_lookup6_bmi(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners);

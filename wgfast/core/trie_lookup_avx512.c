@@ -8,56 +8,20 @@
 
 #pragma GCC push_options
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,popcnt,bmi,bmi2"))), \
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512ifma,popcnt,bmi,bmi2"))), \
 			     apply_to = function)
 #else
-#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,popcnt,bmi,bmi2")
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,avx512ifma,popcnt,bmi,bmi2")
 #endif
 
-#include <immintrin.h>
-
-#include "trie_lookup.h"
+#include "trie_entries_avx512.h"
 
 bool wgf_trie_has_avx512(void)
 {
 	return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
 	       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-	       __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("popcnt") &&
-	       __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-}
-
-static inline __m512i joined(__m512i low, __m512i high)
-{
-	__m512i both = _mm512_castsi256_si512(_mm512_cvtepi64_epi32(low));
-	both = _mm512_inserti64x4(both, _mm512_cvtepi64_epi32(high), 1);
-	return _mm512_and_si512(both, _mm512_set1_epi32(0xffffff));
-}
-
-/* What eight entries say of eight slots; see wgf_entry_answer. */
-static inline __m512i answers8(__m512i entries, __m256i slots)
-{
-	__m512i from_first = _mm512_sub_epi64(_mm512_cvtepu32_epi64(slots), _mm512_srli_epi64(entries, 48));
-	from_first = _mm512_and_si512(from_first, _mm512_set1_epi64(63));
-	__mmask8 beyond = _mm512_cmpgt_epu64_mask(from_first, _mm512_srli_epi64(entries, 54));
-	return _mm512_mask_srli_epi64(entries, beyond, entries, 24);
-}
-
-static inline __m512i outside16(const uint64_t *entries)
-{
-	return joined(_mm512_srli_epi64(_mm512_load_si512(entries), 24),
-		      _mm512_srli_epi64(_mm512_load_si512(entries + 8), 24));
-}
-
-/* What their entries say of sixteen slots. */
-static inline __m512i answers16(__m512i slots, const uint64_t *entries)
-{
-	return joined(answers8(_mm512_load_si512(entries), _mm512_castsi512_si256(slots)),
-		      answers8(_mm512_load_si512(entries + 8), _mm512_extracti64x4_epi64(slots, 1)));
-}
-
-static inline __mmask16 are_nodes(__m512i answers)
-{
-	return _mm512_cmpge_epu32_mask(answers, _mm512_set1_epi32(WGF_ANSWER_NODE));
+	       __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512ifma") &&
+	       __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 
 /* Nodes to be looked at, 64 or fewer; what is filled up is 16 longer. */
@@ -76,36 +40,18 @@ struct batch {
 
 /* ---- Nodes ---- */
 
-static inline __m128i head(const struct wgf_node4 *node)
+static inline __m512i slots_of(const struct visits *visits, size_t i)
 {
-	return _mm_loadu_si128((const __m128i *)(const void *)node);
+	return _mm512_cvtepu32_epi64(_mm256_load_si256((const __m256i *)(const void *)(visits->slots + i)));
 }
 
-/* Together in a register: stored one by one they could not be loaded side by side for a while. */
-static inline __m512i heads4(const struct wgf_node4 *const nodes[4])
+/* Where the answers of eight nodes stand; returns which of them inherit. */
+static inline __mmask8 locate(struct visits *visits, size_t i)
 {
-	__m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(head(nodes[0])), head(nodes[1]), 1);
-	__m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(head(nodes[2])), head(nodes[3]), 1);
-	return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
-}
-
-/* Where the answers of eight nodes stand, as lookup4_node has it; returns which of them inherit. */
-static inline __mmask8 locate8(struct visits *visits, size_t i)
-{
-	const __m512i one = _mm512_set1_epi64(1);
-	__m512i low = heads4(visits->nodes + i), high = heads4(visits->nodes + i + 4);
-	__m512i bitmaps = _mm512_permutex2var_epi64(low, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), high);
-	__m512i inherits = _mm512_permutex2var_epi64(low, _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1), high);
-	inherits = _mm512_and_si512(inherits, _mm512_set1_epi64((1 << WGF_INHERITS) - 1));
-	__m512i slots = _mm512_cvtepu32_epi64(_mm256_load_si256((const __m256i *)(const void *)(visits->slots + i)));
-	__m512i above = _mm512_sub_epi64(_mm512_set1_epi64(WGF_NODE_SLOTS - 1), slots);
-	__m512i runs = _mm512_popcnt_epi64(_mm512_sllv_epi64(bitmaps, above));
-	__m512i until = _mm512_sub_epi64(_mm512_sllv_epi64(_mm512_set1_epi64(2), runs), one);
-	__m512i index = _mm512_sub_epi64(runs, _mm512_popcnt_epi64(_mm512_and_si512(inherits, until)));
-	__m512i places = _mm512_add_epi64(_mm512_load_si512(visits->nodes + i), _mm512_set1_epi64(WGF_HEADER4_TABLE));
-	places = _mm512_add_epi64(places, _mm512_add_epi64(index, _mm512_slli_epi64(index, 1)));
-	_mm512_store_si512(visits->places + i, places);
-	return _mm512_test_epi64_mask(_mm512_srlv_epi64(inherits, runs), one);
+	__m512i before = _mm512_add_epi64(_mm512_load_si512(visits->nodes + i), _mm512_set1_epi64(BEFORE_ANSWERS));
+	struct located located = locate8(visits->nodes + i, before, slots_of(visits, i));
+	_mm512_store_si512(visits->places + i, located.places);
+	return located.inherit;
 }
 
 /* Finds the answers of n nodes, a multiple of 8. */
@@ -113,7 +59,7 @@ static inline void visit(struct visits *visits, size_t n)
 {
 	uint64_t inherited = 0;
 	for (size_t i = 0; i < n; i += 8)
-		inherited |= (uint64_t)locate8(visits, i) << i;
+		inherited |= (uint64_t)locate(visits, i) << i;
 #pragma GCC unroll 8
 	for (size_t i = 0; i < n; i++)
 		visits->found[i] = wgf_load_le32(visits->places[i]);
@@ -126,12 +72,6 @@ static inline void visit(struct visits *visits, size_t n)
 
 /* ---- Entries ---- */
 
-static inline __m512i slots16(const uint32_t *addresses)
-{
-	__m512i slots = _mm512_srli_epi32(_mm512_loadu_si512(addresses), 26 - WGF_BITS_LARGE);
-	return _mm512_and_si512(slots, _mm512_set1_epi32(WGF_NODE_SLOTS - 1));
-}
-
 static inline void load_entries(const struct wgf_trie *trie, const uint32_t *addresses, struct batch *batch)
 {
 	_Atomic uint64_t *table = wgf_trie_table(trie);
@@ -140,10 +80,15 @@ static inline void load_entries(const struct wgf_trie *trie, const uint32_t *add
 		batch->entries[i] = lookup_table(table, addresses[i] >> (32 - WGF_BITS_LARGE));
 }
 
-/* Returns for which of sixteen a node has to be looked at. */
-static inline __mmask16 say16(struct batch *batch, size_t i, __m512i slots)
+static inline struct halves halves(const struct batch *batch, size_t i)
 {
-	__m512i answers = answers16(slots, batch->entries + i);
+	return halves16(_mm512_load_si512(batch->entries + i), _mm512_load_si512(batch->entries + i + 8));
+}
+
+/* Returns for which of sixteen a node has to be looked at. */
+static inline __mmask16 say16(struct batch *batch, size_t i, const uint32_t *addresses)
+{
+	__m512i answers = answers16(halves(batch, i), slots16(addresses + i));
 	_mm512_store_si512(batch->said + i, answers);
 	return are_nodes(answers);
 }
@@ -185,20 +130,12 @@ static inline void answer_sparse(const struct wgf_trie *trie, const uint32_t *ad
 	__mmask16 nodes[WGF_LOOKUP_BATCH / 16], any = 0;
 	load_entries(trie, addresses, batch);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16)
-		any |= nodes[i / 16] = say16(batch, i, slots16(addresses + i));
+		any |= nodes[i / 16] = say16(batch, i, addresses);
 	if (any)
 		visit_some(lookup_view(trie), addresses, batch, nodes);
 }
 
 /* ---- Where they are many: a node for every address, the empty one where an entry leads to none ---- */
-
-static inline __m512i nodes8(struct lookup_view view, const uint64_t *entries)
-{
-	__m512i inside = _mm512_and_si512(_mm512_load_si512(entries), _mm512_set1_epi64(0xffffff));
-	inside = _mm512_max_epu64(inside, _mm512_set1_epi64(view.least));
-	__m512i offsets = _mm512_slli_epi64(inside, __builtin_ctz(WGF_UNIT));
-	return _mm512_add_epi64(offsets, _mm512_set1_epi64((long long)view.base));
-}
 
 static inline void answer_dense(const struct wgf_trie *trie, const uint32_t *addresses, struct batch *batch)
 {
@@ -207,14 +144,13 @@ static inline void answer_dense(const struct wgf_trie *trie, const uint32_t *add
 	__mmask16 nodes[WGF_LOOKUP_BATCH / 16];
 	load_entries(trie, addresses, batch);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 8)
-		_mm512_store_si512(visits->nodes + i, nodes8(view, batch->entries + i));
+		_mm512_store_si512(visits->nodes + i, nodes8(view, _mm512_load_si512(batch->entries + i), 0));
 #pragma GCC unroll 8
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i++)
 		lookup4_prefetch(visits->nodes[i]);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16) {
-		__m512i slots = slots16(addresses + i);
-		_mm512_store_si512(visits->slots + i, slots);
-		nodes[i / 16] = say16(batch, i, slots);
+		_mm512_store_si512(visits->slots + i, slots16(addresses + i));
+		nodes[i / 16] = say16(batch, i, addresses);
 	}
 	visit(visits, WGF_LOOKUP_BATCH);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16)
@@ -224,13 +160,10 @@ static inline void answer_dense(const struct wgf_trie *trie, const uint32_t *add
 /* ---- Owners ---- */
 
 /* Of sixteen, but for those whose answer is yet another node: returns which. */
-static inline __mmask16 owners16(const struct batch *batch, size_t i, uint32_t *owners)
+static inline __mmask16 settle_owners(const struct batch *batch, size_t i, uint32_t *owners)
 {
 	__m512i answers = _mm512_load_si512(batch->said + i);
-	__mmask16 inherit = _mm512_cmpeq_epu32_mask(answers, _mm512_set1_epi32(WGF_ANSWER_INHERIT));
-	answers = _mm512_mask_mov_epi32(answers, inherit, outside16(batch->entries + i));
-	__mmask16 none = _mm512_cmpeq_epu32_mask(answers, _mm512_set1_epi32(WGF_ANSWER_NONE));
-	_mm512_storeu_si512(owners, _mm512_mask_set1_epi32(answers, none, -1));
+	_mm512_storeu_si512(owners, owners16(answers, halves(batch, i)));
 	return are_nodes(answers);
 }
 
@@ -243,7 +176,7 @@ static inline void lookup64(const struct wgf_trie *trie, const uint32_t *address
 	else
 		answer_sparse(trie, addresses, &batch);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16)
-		deep |= (uint64_t)owners16(&batch, i, owners + i) << i;
+		deep |= (uint64_t)settle_owners(&batch, i, owners + i) << i;
 	for (; deep; deep &= deep - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(deep);
 		owners[i] = lookup4_deep(trie, batch.said[i], wgf_entry_outside(batch.entries[i]), addresses[i]);
