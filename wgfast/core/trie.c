@@ -31,7 +31,8 @@ struct wgf_trie *wgf_trie_create(struct wgf_epoch *epoch, struct wgf_prefixes *p
 	trie->list_bits = trie->skips ? bits : bits + WGF_PART_BITS;
 	trie->lists = calloc((size_t)1 << trie->list_bits, sizeof(*trie->lists));
 	trie->covers = calloc(places, sizeof(*trie->covers));
-	trie->pool = wgf_nodepool_create(epoch, table + NOWHERE_UNITS, units, bits == WGF_BITS_LARGE, trie->skips);
+	bool large = bits == WGF_BITS_LARGE;
+	trie->pool = wgf_nodepool_create(epoch, table + NOWHERE_UNITS, units, large, large || trie->skips);
 	if (!trie->lists || !trie->covers || !trie->pool) {
 		wgf_trie_destroy(trie);
 		return NULL;

@@ -137,7 +137,7 @@ int wgf_trie_adopt(struct wgf_trie *trie, struct wgf_trie *from);
 int wgf_trie_copy(struct wgf_trie *trie, struct wgf_trie *from);
 size_t wgf_trie_memory(const struct wgf_trie *trie);
 /* Would it hold so many more prefixes while so many others change hands (wgf_allowedips_admit)? NULL: there is none yet. */
-bool wgf_trie_admits(const struct wgf_trie *trie, const struct wgf_prefixes *prefixes, uint64_t added, uint64_t moved);
+bool wgf_trie_admits(struct wgf_trie *trie, const struct wgf_prefixes *prefixes, uint64_t added, uint64_t moved);
 
 /* ---- Lookups, inside a reader of the epoch; any n. WGF_OWNER_NONE where nothing matches. ---- */
 

@@ -3,18 +3,21 @@
 #include "trie.h"
 
 #define SURE 1000000u  /* prefixes, wherever they lie */
-#define ADDED4 9u      /* units for one prefix more: two nodes of one answer, and one in the table */
+/* Units, of which half as much again is asked for: */
+#define ADDED4 9u      /* for one prefix more: two nodes of one answer, and one in the table, half a line each */
 #define ADDED6 16u     /* a leaf, and a node above it that was not there, or grows */
 #define MOVED 3u       /* its run is another now, in a node that was not there, or grows */
 #define APART 16384u   /* units on their way through the epoch meanwhile */
 #define LEFT_OVER 16u  /* so much of what was used, at most */
 
-bool wgf_trie_admits(const struct wgf_trie *trie, const struct wgf_prefixes *prefixes, uint64_t added, uint64_t moved)
+bool wgf_trie_admits(struct wgf_trie *trie, const struct wgf_prefixes *prefixes, uint64_t added, uint64_t moved)
 {
-	const struct wgf_nodepool *pool = trie && trie->bits == WGF_BITS_LARGE ? trie->pool : NULL;
+	struct wgf_nodepool *pool = trie && trie->bits == WGF_BITS_LARGE ? trie->pool : NULL;
 	uint64_t size = pool ? pool->size : WGF_POOL_UNITS; /* less where addresses are limited */
 	if ((added == 0 && moved == 0) || (size == WGF_POOL_UNITS && prefixes->count + added <= SURE))
 		return true;
+	if (pool) /* removals that built nothing left theirs where they came back from the readers */
+		wgf_nodepool_flush(pool);
 	uint64_t used = pool ? pool->used : UINT64_C(1) << WGF_BITS_LARGE, unused = pool ? used - pool->living : 0;
 	/* A full table has pieces left over that are too small for anybody. Where more are free than that, much was
 	 * removed, and they are of the sizes that are asked for. */
@@ -22,5 +25,5 @@ bool wgf_trie_admits(const struct wgf_trie *trie, const struct wgf_prefixes *pre
 	if (!pool) /* all that a small one holds goes to a large one */
 		added += prefixes->count;
 	uint64_t most = added * (prefixes->words == 1 ? ADDED4 : ADDED6) + moved * MOVED;
-	return most + most / 2 + APART <= size - used + unused; /* half as much again, for nodes that grow */
+	return most + most / 2 + APART <= size - used + unused;
 }

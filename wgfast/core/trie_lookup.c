@@ -2,7 +2,7 @@
 #include "trie_lookup6.h"
 
 /* The first n bits, of those that stand in one byte. */
-#define FIRST(n) ((n) >= 8 ? 0xff : (n) > 0 ? 0xff << (8 - (n)) & 0xff : 0)
+#define FIRST(n) ((n) >= 8 ? 0xff : (n) > 0 ? 0xff << ((8 - (n)) & 7) & 0xff : 0)
 #define MASK(n)                                                                                                        \
 	{FIRST((n)-120), FIRST((n)-112), FIRST((n)-104), FIRST((n)-96), FIRST((n)-88), FIRST((n)-80), FIRST((n)-72),   \
 	 FIRST((n)-64),  FIRST((n)-56),  FIRST((n)-48),  FIRST((n)-40), FIRST((n)-32), FIRST((n)-24), FIRST((n)-16),   \

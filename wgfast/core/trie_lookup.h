@@ -84,18 +84,11 @@ static inline const void *lookup_node(struct lookup_view view, uint32_t answer)
 	return (const void *)(view.base + (uintptr_t)answer * WGF_UNIT);
 }
 
-/* With the line after the one it begins in, where the answer may be. */
-static inline void lookup4_prefetch(const struct wgf_node4 *node)
-{
-	__builtin_prefetch(node);
-	__builtin_prefetch((const char *)node + 28);
-}
-
 /* The node that an entry says is inside, or, so that there always is one, the empty one; fetched. */
 static inline const struct wgf_node4 *lookup4_fetch(struct lookup_view view, uint32_t inside)
 {
 	const struct wgf_node4 *node = lookup_node(view, inside > view.least ? inside : view.least);
-	lookup4_prefetch(node);
+	__builtin_prefetch(node);
 	return node;
 }
 

@@ -115,7 +115,7 @@ static inline uint32_t visit_some(const struct wgf_trie *trie, const uint32_t *a
 	struct lookup_view view = lookup_view(trie);
 	uint32_t all = 0;
 	for (uint64_t left = which; left; left &= left - 1)
-		lookup4_prefetch(lookup_node(view, owners[__builtin_ctzll(left)]));
+		__builtin_prefetch(lookup_node(view, owners[__builtin_ctzll(left)]));
 	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
 		store8(batch->covers + i, outside8(load4(batch->entries[i / 8].even), load4(batch->entries[i / 8].odd)));
 	for (; which; which &= which - 1) {
@@ -148,7 +148,7 @@ static inline const struct wgf_node4 *fetch(struct lookup_view view, uint64_t en
 {
 	uint64_t inside = entry & 0xffffff, least = view.least;
 	const struct wgf_node4 *node = (const struct wgf_node4 *)(view.base + (inside > least ? inside : least) * WGF_UNIT);
-	lookup4_prefetch(node);
+	__builtin_prefetch(node);
 	return node;
 }
 

@@ -147,7 +147,7 @@ static inline void answer_dense(const struct wgf_trie *trie, const uint32_t *add
 		_mm512_store_si512(visits->nodes + i, nodes8(view, _mm512_load_si512(batch->entries + i), 0));
 #pragma GCC unroll 8
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i++)
-		lookup4_prefetch(visits->nodes[i]);
+		__builtin_prefetch(visits->nodes[i]);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16) {
 		_mm512_store_si512(visits->slots + i, slots16(addresses + i));
 		nodes[i / 16] = say16(batch, i, addresses);
