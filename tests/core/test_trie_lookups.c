@@ -1,10 +1,10 @@
 /* Every kernel for IPv4 lookups that this processor can run, not only the one it would choose, against a plain list of
- * prefixes: crowded and lonely ones, longer than 24 bits, with a default route and without, any number of addresses at
- * once, and both ways to look up, for what decides between them is only a hint. */
+ * prefixes: crowded and lonely ones, longer than 24 bits, with a default route and without, in a large trie and in a small
+ * one, any number of addresses at once, and both ways to look up, for what decides between them is only a hint. */
 #include <string.h>
 
 #include "check.h"
-#include "trie_lookup.h"
+#include "trie_lookup6.h"
 
 #define PREFIXES 300u
 #define MOST 200u /* addresses at once */
@@ -91,9 +91,9 @@ static void check_kernels(const uint32_t *addresses, const uint32_t *expected, s
 #if defined(__x86_64__)
 	if (__builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"))
 		check(wgf_trie_lookup4_bmi, addresses, expected, n);
-	if (wgf_trie_has_avx2())
+	if (wgf_trie_has_avx2() && trie->bits == WGF_BITS_LARGE)
 		check(wgf_trie_lookup4_avx2, addresses, expected, n);
-	if (wgf_trie_has_avx512()) {
+	if (wgf_trie_has_avx512() && trie->bits == WGF_BITS_LARGE) {
 		check(wgf_trie_lookup4_avx512, addresses, expected, n);
 		check(wgf_trie_lookup4_intel, addresses, expected, n);
 	}
@@ -106,10 +106,13 @@ static void check_lookups(struct check_random *random, size_t shortest)
 	size_t nobody = 0;
 	for (size_t n = 0; n <= MOST; n++) {
 		size_t near = check_random_below(random, 3); /* none, some or all are in a prefix */
+		size_t crowd = check_random_below(random, 2) ? n : check_random_below(random, 8); /* or most where few are */
 		uint32_t *from = addresses + check_random_below(random, 2); /* also where vectors are not aligned */
 		for (size_t i = 0; i < n; i++) {
 			from[i] = some_address(random);
-			if (count && check_random_below(random, 2) < near) {
+			if (check_random_below(random, n) >= crowd)
+				from[i] = from[i] >> 8 | 0xf0000000;
+			else if (count && check_random_below(random, 2) < near) {
 				size_t which = check_random_below(random, count);
 				from[i] = oracle[which].address | (from[i] & ~mask(oracle[which].length));
 			}
@@ -124,11 +127,11 @@ static void check_lookups(struct check_random *random, size_t shortest)
 	CHECK((nobody == 0) == (shortest == ALL));
 }
 
-static void test_kernels(struct check_random *random, size_t n, size_t shortest)
+static void test_kernels(struct check_random *random, unsigned bits, size_t n, size_t shortest)
 {
 	CHECK(wgf_epoch_init(&epoch) == 0);
 	wgf_prefixes_init(&prefixes, 1);
-	trie = wgf_trie_create(&epoch, &prefixes, WGF_BITS_LARGE, 0);
+	trie = wgf_trie_create(&epoch, &prefixes, bits, bits == WGF_BITS_SMALL ? 8192 : 0);
 	CHECK(trie);
 	count = 0;
 	fill(random, n, shortest);
@@ -140,14 +143,12 @@ static void test_kernels(struct check_random *random, size_t n, size_t shortest)
 
 int main(void)
 {
-	static const size_t shortest[] = {ALL, OF_NODES, DEEP};
+	static const size_t shortest[] = {ALL, OF_NODES, DEEP}, sizes[] = {0, 1, 20, PREFIXES, PREFIXES, PREFIXES, PREFIXES};
 	struct check_random random = check_random_begin("trie_lookups");
-	for (size_t i = 0; i < sizeof(shortest) / sizeof(shortest[0]); i++) {
-		test_kernels(&random, 0, shortest[i]);
-		test_kernels(&random, 1, shortest[i]);
-		test_kernels(&random, 20, shortest[i]);
-		for (int again = 0; again < 4; again++)
-			test_kernels(&random, PREFIXES, shortest[i]);
-	}
+	for (size_t i = 0; i < sizeof(shortest) / sizeof(shortest[0]); i++)
+		for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+			test_kernels(&random, WGF_BITS_LARGE, sizes[k], shortest[i]);
+			test_kernels(&random, WGF_BITS_SMALL, sizes[k], shortest[i]);
+		}
 	return 0;
 }

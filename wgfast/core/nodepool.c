@@ -88,15 +88,13 @@ static void pool_free(struct wgf_nodepool *pool)
 	free(pool);
 }
 
-struct wgf_nodepool *wgf_nodepool_create(struct wgf_epoch *epoch, uint32_t taken, uint32_t size, bool large,
-					  bool lines)
+struct wgf_nodepool *wgf_nodepool_create(struct wgf_epoch *epoch, uint32_t taken, uint32_t size, bool large)
 {
 	struct wgf_nodepool *pool = calloc(1, sizeof(*pool));
 	if (!pool)
 		return NULL;
 	pool->epoch = epoch;
 	pool->large = large;
-	pool->lines = lines;
 	pool->used = pool->living = taken;
 	pool->size = large ? WGF_POOL_UNITS : size;
 	pool->backed = large ? 0 : size;
@@ -156,7 +154,7 @@ static uint32_t take_free(struct wgf_nodepool *pool, uint32_t units)
 static uint32_t take_fresh(struct wgf_nodepool *pool, uint32_t units, bool spare)
 {
 	uint32_t behind = pool->used % WGF_LINE_UNITS; /* of a line's beginning */
-	uint32_t gap = pool->lines && behind + units > WGF_LINE_UNITS && behind ? WGF_LINE_UNITS - behind : 0;
+	uint32_t gap = behind + units > WGF_LINE_UNITS && behind ? WGF_LINE_UNITS - behind : 0;
 	uint32_t wanted = gap + units + (spare ? 0 : pool->large ? SPARE_LARGE : SPARE_SMALL);
 	if (pool->backed - pool->used < wanted &&
 	    (!pool->large || grow(pool) || pool->backed - pool->used < wanted))

@@ -38,7 +38,7 @@ struct wgf_nodepool {
 	uint32_t backed;    /* units that may be written */
 	uint32_t size;      /* units there are addresses for */
 	uint32_t living;    /* units in pieces that are in use or in limbo */
-	bool large, lines;
+	bool large;
 	uint32_t free[WGF_UNITS_MAX + 1]; /* by size: the first free piece, which names the next */
 	struct wgf_limbo *open;           /* has room, once wgf_nodepool_prepare succeeded */
 	struct wgf_limbo *kept;           /* an empty one for when there is no memory; NULL: not come back yet */
@@ -47,10 +47,9 @@ struct wgf_nodepool {
 	struct wgf_epoch *epoch;
 };
 
-/* A pool whose first `taken` units are zero and not given out. Large ones begin at a huge page. lines: pieces
- * of a cache line or less lie within one, larger ones begin at one, but for those cut up at the end. NULL: no memory. */
-struct wgf_nodepool *wgf_nodepool_create(struct wgf_epoch *epoch, uint32_t taken, uint32_t size, bool large,
-					  bool lines);
+/* A pool whose first `taken` units are zero and not given out. Large ones begin at a huge page; there pieces of a cache line
+ * or less lie within one, larger ones begin at one, but for those cut up at the end. NULL: no memory. */
+struct wgf_nodepool *wgf_nodepool_create(struct wgf_epoch *epoch, uint32_t taken, uint32_t size, bool large);
 /* The trie is gone from the readers' sight, or no reader is left. Other threads may still collect. */
 void wgf_nodepool_leave(struct wgf_nodepool *pool);
 

@@ -26,13 +26,12 @@ struct wgf_trie *wgf_trie_create(struct wgf_epoch *epoch, struct wgf_prefixes *p
 		return NULL;
 	uint32_t table = (uint32_t)(places * sizeof(uint64_t) / WGF_UNIT);
 	trie->bits = bits;
-	trie->skips = prefixes->words == 4;
+	trie->skips = prefixes->words == 4 || bits == WGF_BITS_SMALL;
 	trie->prefixes = prefixes;
 	trie->list_bits = trie->skips ? bits : bits + WGF_PART_BITS;
 	trie->lists = calloc((size_t)1 << trie->list_bits, sizeof(*trie->lists));
 	trie->covers = calloc(places, sizeof(*trie->covers));
-	bool large = bits == WGF_BITS_LARGE;
-	trie->pool = wgf_nodepool_create(epoch, table + NOWHERE_UNITS, units, large, large || trie->skips);
+	trie->pool = wgf_nodepool_create(epoch, table + NOWHERE_UNITS, units, bits == WGF_BITS_LARGE);
 	if (!trie->lists || !trie->covers || !trie->pool) {
 		wgf_trie_destroy(trie);
 		return NULL;

@@ -31,13 +31,10 @@ static size_t header_of(const struct wgf_trie *trie, unsigned depth)
 	return depth > trie->bits ? WGF_HEADER4 : WGF_HEADER4_TABLE;
 }
 
-/* In a large table nodes fill halves of a cache line or whole ones, so that none crosses one, and a piece that one node leaves
- * fits another. */
-static uint32_t rounded(const struct wgf_trie *trie, size_t bytes)
+/* Nodes fill halves of a cache line or whole ones, so that none crosses one, and a piece that one node leaves fits another. */
+static uint32_t rounded(size_t bytes)
 {
 	uint32_t units = (uint32_t)((bytes + WGF_UNIT - 1) / WGF_UNIT);
-	if (trie->bits != WGF_BITS_LARGE)
-		return units;
 	if (units <= WGF_LINE_UNITS / 2)
 		return WGF_LINE_UNITS / 2;
 	return (units + WGF_LINE_UNITS - 1) / WGF_LINE_UNITS * WGF_LINE_UNITS;
@@ -49,7 +46,7 @@ static uint32_t units_for(const struct wgf_trie *trie, unsigned answers, unsigne
 	size_t bytes = header_of(trie, depth) + 3 * (size_t)answers;
 	if (trie->skips)
 		return (uint32_t)((bytes + 3) / WGF_UNIT / WGF_LINE_UNITS + 1) * WGF_LINE_UNITS;
-	return rounded(trie, depth > trie->bits ? (bytes + 3) / 4 * 4 + 4 : bytes + 1);
+	return rounded(depth > trie->bits ? (bytes + 3) / 4 * 4 + 4 : bytes + 1);
 }
 
 static uint64_t bitmap_of(const struct wgf_trie *trie, uint32_t at)

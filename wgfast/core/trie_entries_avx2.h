@@ -7,9 +7,6 @@
 
 #include "trie_lookup.h"
 
-#define PLACE_SHIFT (32 - WGF_BITS_LARGE)
-#define SLOT_SHIFT (PLACE_SHIFT - WGF_STRIDE)
-
 /* Of eight addresses in a row: of those with even places, then of those with odd ones. So an entry has the place that the
  * address has when eight are taken for four numbers of 64 bits, and what is worked out of it is moved by a shift. */
 struct eight {

@@ -7,9 +7,6 @@
 
 #include "trie_lookup.h"
 
-#define PLACE_SHIFT (32 - WGF_BITS_LARGE)
-#define SLOT_SHIFT (PLACE_SHIFT - WGF_STRIDE)
-
 /* Eight addresses of memory that are loaded from one by one: in two halves, for Intel's processors are slow to load a part of
  * a store of 64 bytes; and stored indeed, for a compiler would take them out of the register, where one at a time can be. */
 static inline void store_apart(const void **to, __m512i addresses)

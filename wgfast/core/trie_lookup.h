@@ -9,6 +9,10 @@
 #include "allowedips.h"
 #include "trie.h"
 
+/* Of IPv4's addresses: what stands before the place in a large table, and before the slot at its level. */
+#define PLACE_SHIFT (32 - WGF_BITS_LARGE)
+#define SLOT_SHIFT (PLACE_SHIFT - WGF_STRIDE)
+
 #define WGF_LOOKUP_BATCH 64u /* so many are on their way at once: as many misses overlap as a core can have */
 #if defined(__x86_64__)
 bool wgf_trie_has_avx512(void);
@@ -52,21 +56,6 @@ static inline uint32_t lookup4_node(const struct wgf_node4 *node, unsigned slot,
 	return answer ^ ((answer ^ WGF_ANSWER_INHERIT) & -(uint32_t)(inherits >> run & 1));
 }
 
-/* Nodes below the table's level, for prefixes longer than 24 bits. */
-static inline uint32_t lookup4_deep(const struct wgf_trie *trie, uint32_t answer, uint32_t cover,
-				    uint32_t address)
-{
-	unsigned depth = trie->bits;
-	while (answer >= WGF_ANSWER_NODE) {
-		depth += WGF_STRIDE;
-		const struct wgf_node4 *node = wgf_trie_node(trie, answer - WGF_ANSWER_NODE);
-		cover = lookup_covered(wgf_load_le32(node->cover), cover);
-		unsigned slot = (unsigned)((uint64_t)address << 32 << depth >> 58);
-		answer = lookup4_node(node, slot, WGF_HEADER4) & 0xffffff;
-	}
-	return lookup_owner(lookup_covered(answer, cover));
-}
-
 /* What of a trie a lookup needs over and over, so that stores in between do not make the compiler load it again. */
 struct lookup_view {
 	uintptr_t base;  /* so that an answer times the size of a unit leads to its node */
@@ -84,57 +73,62 @@ static inline const void *lookup_node(struct lookup_view view, uint32_t answer)
 	return (const void *)(view.base + (uintptr_t)answer * WGF_UNIT);
 }
 
-/* The node that an entry says is inside, or, so that there always is one, the empty one; fetched. */
-static inline const struct wgf_node4 *lookup4_fetch(struct lookup_view view, uint32_t inside)
+/* The node that an answer leads to, or, so that there always is one, the empty one; fetched. */
+static inline const void *lookup_fetch(struct lookup_view view, uint32_t answer)
 {
-	const struct wgf_node4 *node = lookup_node(view, inside > view.least ? inside : view.least);
+	const void *node = lookup_node(view, answer > view.least ? answer : view.least);
 	__builtin_prefetch(node);
 	return node;
 }
 
-/* Of the table's level. */
-static inline uint32_t lookup4_first(const struct wgf_node4 *node, uint32_t address, unsigned bits)
+/* Nodes below the table's level, for prefixes longer than 24 bits, level by level, so that those that need them wait together.
+ * which: of the batch, where an owner is still a node; covers: what their entries say is outside. */
+static inline void lookup4_deeper(const struct wgf_trie *trie, const uint32_t *addresses, uint64_t which, uint32_t *covers,
+				  uint32_t *owners)
 {
-	return lookup4_node(node, address >> (26 - bits) & 63, WGF_HEADER4_TABLE);
+	struct lookup_view view = lookup_view(trie);
+	unsigned depth = WGF_BITS_LARGE;
+	for (uint64_t left = which; left; left &= left - 1)
+		lookup_fetch(view, owners[__builtin_ctzll(left)]);
+	for (uint64_t on; which; which = on) {
+		depth += WGF_STRIDE;
+		for (on = 0; which; which &= which - 1) {
+			unsigned i = (unsigned)__builtin_ctzll(which);
+			const struct wgf_node4 *node = lookup_node(view, owners[i]);
+			unsigned slot = (unsigned)((uint64_t)addresses[i] << 32 << depth >> 58);
+			covers[i] = lookup_covered(wgf_load_le32(node->cover), covers[i]);
+			uint32_t answer = lookup_covered(lookup4_node(node, slot, WGF_HEADER4) & 0xffffff, covers[i]);
+			lookup_fetch(view, answer);
+			owners[i] = lookup_owner(answer);
+			on |= (uint64_t)(answer >= WGF_ANSWER_NODE) << i;
+		}
+	}
 }
 
 /* At most WGF_LOOKUP_BATCH: all nodes are fetched before the first is looked at. */
-static inline void lookup4_some(const struct wgf_trie *trie, const uint32_t *addresses, size_t n,
-				uint32_t *owners, unsigned bits)
+static inline void lookup4_some(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
 {
-	uint64_t entries[WGF_LOOKUP_BATCH];
+	uint64_t entries[WGF_LOOKUP_BATCH], deep = 0;
 	const struct wgf_node4 *nodes[WGF_LOOKUP_BATCH];
-	uint32_t answers[WGF_LOOKUP_BATCH], all = 0;
+	uint32_t covers[WGF_LOOKUP_BATCH];
 	struct lookup_view view = lookup_view(trie);
 	_Atomic uint64_t *table = wgf_trie_table(trie);
 	for (size_t i = 0; i < n; i++) {
-		entries[i] = lookup_table(table, addresses[i] >> (32 - bits));
-		nodes[i] = lookup4_fetch(view, wgf_entry_inside(entries[i]));
+		entries[i] = lookup_table(table, addresses[i] >> PLACE_SHIFT);
+		nodes[i] = lookup_fetch(view, wgf_entry_inside(entries[i]));
 	}
 	for (size_t i = 0; i < n; i++) {
-		uint32_t answer = wgf_entry_answer(entries[i], addresses[i] >> (26 - bits) & 63);
-		uint32_t found = lookup4_first(nodes[i], addresses[i], bits) & 0xffffff;
+		unsigned slot = addresses[i] >> SLOT_SHIFT & (WGF_NODE_SLOTS - 1);
+		uint32_t answer = wgf_entry_answer(entries[i], slot);
+		uint32_t found = lookup4_node(nodes[i], slot, WGF_HEADER4_TABLE) & 0xffffff;
+		covers[i] = wgf_entry_outside(entries[i]);
 		answer ^= (answer ^ found) & -(uint32_t)(answer >= WGF_ANSWER_NODE);
-		answers[i] = lookup_covered(answer, wgf_entry_outside(entries[i]));
-		owners[i] = lookup_owner(answers[i]);
-		all |= answers[i];
+		answer = lookup_covered(answer, covers[i]);
+		owners[i] = lookup_owner(answer);
+		deep |= (uint64_t)(answer >= WGF_ANSWER_NODE) << i;
 	}
-	if (all < WGF_ANSWER_NODE)
-		return;
-	for (size_t i = 0; i < n; i++)
-		if (answers[i] >= WGF_ANSWER_NODE)
-			owners[i] = lookup4_deep(trie, answers[i], wgf_entry_outside(entries[i]), addresses[i]);
-}
-
-static inline void lookup4(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
-{
-	for (size_t done = 0; done < n; done += WGF_LOOKUP_BATCH) {
-		size_t some = n - done < WGF_LOOKUP_BATCH ? n - done : WGF_LOOKUP_BATCH;
-		if (trie->bits == WGF_BITS_LARGE)
-			lookup4_some(trie, addresses + done, some, owners + done, WGF_BITS_LARGE);
-		else
-			lookup4_some(trie, addresses + done, some, owners + done, WGF_BITS_SMALL);
-	}
+	if (deep)
+		lookup4_deeper(trie, addresses, deep, covers, owners);
 }
 
 #endif

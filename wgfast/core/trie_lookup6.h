@@ -12,12 +12,6 @@ struct lookup6 {
 	uint32_t cover;   /* of the node that it leads to, where that does not know */
 };
 
-/* The node that an answer leads to, as soon as the answer is there; else the empty one, for a branch would be mispredicted. */
-static inline void lookup6_fetch(struct lookup_view view, uint32_t answer)
-{
-	__builtin_prefetch(lookup_node(view, answer > view.least ? answer : view.least));
-}
-
 /* Which of a node's runs the address is in, from 1 on. Inverted, the slot is how many slots lie behind it. */
 static inline uint64_t lookup6_run(const struct wgf_node6 *node, const struct wgf_lookup6_row *row, const uint8_t *bits)
 {
@@ -58,9 +52,8 @@ static inline void lookup6_step(struct lookup_view view, struct lookup6 *lookup)
 	lookup->answer = lookup_covered(lookup6_answer(node, run), lookup->cover);
 }
 
-static inline void lookup6_begin(const struct wgf_trie *trie, const uint8_t *address, struct lookup6 *lookup)
+static inline void lookup6_begin(const struct wgf_trie *trie, uint64_t high, uint64_t low, struct lookup6 *lookup)
 {
-	uint64_t high = wgf_load_be64(address), low = wgf_load_be64(address + 8);
 	memset(lookup->bits, 0xff, 8);
 	wgf_store_le64(lookup->bits + 8, ~low);
 	wgf_store_le64(lookup->bits + 16, ~high);
@@ -69,26 +62,42 @@ static inline void lookup6_begin(const struct wgf_trie *trie, const uint8_t *add
 	lookup->cover = wgf_entry_outside(entry);
 }
 
-static inline void lookup6_batch(const struct wgf_trie *trie, const uint8_t *addresses, size_t n,
-				 uint32_t *owners)
+/* Those that were begun, all the way down. */
+static inline void lookup6_finish(const struct wgf_trie *trie, struct lookup6 *lookups, size_t n, uint32_t *owners)
 {
-	struct lookup6 lookups[WGF_LOOKUP_BATCH];
 	struct lookup_view view = lookup_view(trie);
 	uint64_t nodes = 0;
 	for (size_t i = 0; i < n; i++) {
-		lookup6_begin(trie, addresses + 16 * i, &lookups[i]);
-		lookup6_fetch(view, lookups[i].answer);
+		lookup_fetch(view, lookups[i].answer);
 		nodes |= (uint64_t)(lookups[i].answer >= WGF_ANSWER_NODE) << i;
 	}
 	for (uint64_t on; nodes; nodes = on)
 		for (on = 0; nodes; nodes &= nodes - 1) {
 			unsigned i = (unsigned)__builtin_ctzll(nodes);
 			lookup6_step(view, &lookups[i]);
-			lookup6_fetch(view, lookups[i].answer);
+			lookup_fetch(view, lookups[i].answer);
 			on |= (uint64_t)(lookups[i].answer >= WGF_ANSWER_NODE) << i;
 		}
 	for (size_t i = 0; i < n; i++)
 		owners[i] = lookup_owner(lookups[i].answer);
+}
+
+static inline void lookup6_batch(const struct wgf_trie *trie, const uint8_t *addresses, size_t n,
+				 uint32_t *owners)
+{
+	struct lookup6 lookups[WGF_LOOKUP_BATCH];
+	for (size_t i = 0; i < n; i++, addresses += 16)
+		lookup6_begin(trie, wgf_load_be64(addresses), wgf_load_be64(addresses + 8), &lookups[i]);
+	lookup6_finish(trie, lookups, n, owners);
+}
+
+/* IPv4 in a small trie. */
+static inline void lookup4_small(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
+{
+	struct lookup6 lookups[WGF_LOOKUP_BATCH];
+	for (size_t i = 0; i < n; i++)
+		lookup6_begin(trie, (uint64_t)addresses[i] << 32, 0, &lookups[i]);
+	lookup6_finish(trie, lookups, n, owners);
 }
 
 static inline void lookup6(const struct wgf_trie *trie, const uint8_t *addresses, size_t n, uint32_t *owners)
@@ -96,6 +105,17 @@ static inline void lookup6(const struct wgf_trie *trie, const uint8_t *addresses
 	for (size_t done = 0; done < n; done += WGF_LOOKUP_BATCH) {
 		size_t some = n - done < WGF_LOOKUP_BATCH ? n - done : WGF_LOOKUP_BATCH;
 		lookup6_batch(trie, addresses + 16 * done, some, owners + done);
+	}
+}
+
+static inline void lookup4(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
+{
+	for (size_t done = 0; done < n; done += WGF_LOOKUP_BATCH) {
+		size_t some = n - done < WGF_LOOKUP_BATCH ? n - done : WGF_LOOKUP_BATCH;
+		if (trie->skips)
+			lookup4_small(trie, addresses + done, some, owners + done);
+		else
+			lookup4_some(trie, addresses + done, some, owners + done);
 	}
 }
 

@@ -60,7 +60,7 @@ static inline void begin8(_Atomic uint64_t *table, struct lookup_view view, cons
 	store8(batch->covers + i, outside8(even, odd));
 #pragma GCC unroll 8
 	for (unsigned k = 0; k < 8; k++)
-		lookup6_fetch(view, batch->answers[i + k]);
+		lookup_fetch(view, batch->answers[i + k]);
 }
 
 /* ---- Nodes ---- */
@@ -96,7 +96,7 @@ static inline void step(struct lookup_view view, struct batch *batch, unsigned i
 	uint32_t answer = covered(lookup6_answer(node, run), cover);
 	batch->covers[i] = cover;
 	batch->answers[i] = answer;
-	lookup6_fetch(view, answer);
+	lookup_fetch(view, answer);
 }
 
 static inline void answer64(const struct wgf_trie *trie, const uint8_t *addresses, uint32_t *owners)

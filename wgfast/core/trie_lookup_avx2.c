@@ -70,17 +70,25 @@ static inline void look(struct batch *batch, size_t to, const struct wgf_node4 *
 	batch->inherits[to] = (uint32_t)(inherits >> run);
 }
 
-/* Those whose answer is yet another node, as it stands among the owners. */
-static void look_deeper(const struct wgf_trie *trie, const uint32_t *addresses, const struct batch *batch,
-			uint32_t *owners)
+static inline void keep_covers(struct batch *batch)
 {
 	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
-		for (uint64_t deep = bits8(are_nodes(load8(owners + i))); deep; deep &= deep - 1) {
-			unsigned k = (unsigned)__builtin_ctzll(deep);
-			const struct eight *entries = &batch->entries[i / 8];
-			uint64_t entry = k % 2 ? entries->odd[k / 2] : entries->even[k / 2];
-			owners[i + k] = lookup4_deep(trie, owners[i + k], wgf_entry_outside(entry), addresses[i + k]);
-		}
+		store8(batch->covers + i, outside8(load4(batch->entries[i / 8].even), load4(batch->entries[i / 8].odd)));
+}
+
+static inline uint64_t with_nodes(const uint32_t *owners)
+{
+	uint64_t nodes = 0;
+	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
+		nodes |= bits8(are_nodes(load8(owners + i))) << i;
+	return nodes;
+}
+
+/* Those whose answer is yet another node, as it stands among the owners. */
+static void look_deeper(const struct wgf_trie *trie, const uint32_t *addresses, struct batch *batch, uint32_t *owners)
+{
+	keep_covers(batch);
+	lookup4_deeper(trie, addresses, with_nodes(owners), batch->covers, owners);
 }
 
 /* ---- Where nodes are few: only those that entries lead to are looked at ---- */
@@ -116,8 +124,7 @@ static inline uint32_t visit_some(const struct wgf_trie *trie, const uint32_t *a
 	uint32_t all = 0;
 	for (uint64_t left = which; left; left &= left - 1)
 		__builtin_prefetch(lookup_node(view, owners[__builtin_ctzll(left)]));
-	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i += 8)
-		store8(batch->covers + i, outside8(load4(batch->entries[i / 8].even), load4(batch->entries[i / 8].odd)));
+	keep_covers(batch);
 	for (; which; which &= which - 1) {
 		unsigned i = (unsigned)__builtin_ctzll(which);
 		uint32_t answer = visit(lookup_node(view, owners[i]), addresses[i], batch->covers[i]);
@@ -219,7 +226,7 @@ void wgf_trie_lookup4_avx2(const struct wgf_trie *trie, const uint32_t *addresse
 		else
 			answer_sparse(trie, addresses + done, owners + done);
 	if (done < n)
-		lookup4_some(trie, addresses + done, n - done, owners + done, WGF_BITS_LARGE);
+		lookup4_some(trie, addresses + done, n - done, owners + done);
 }
 
 #if defined(__clang__)

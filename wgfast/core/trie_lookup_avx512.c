@@ -118,7 +118,7 @@ static inline void visit_some(struct lookup_view view, const uint32_t *addresses
 	_mm512_storeu_si512(visits->slots + count, _mm512_setzero_si512());
 	count = (count + 7) / 8 * 8;
 	for (size_t i = 0; i < count; i++)
-		visits->nodes[i] = lookup4_fetch(view, answers[i]);
+		visits->nodes[i] = lookup_fetch(view, answers[i]);
 	visit(visits, count);
 	const uint32_t *found = visits->found;
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; found += __builtin_popcount(nodes[i / 16]), i += 16)
@@ -177,10 +177,12 @@ static inline void lookup64(const struct wgf_trie *trie, const uint32_t *address
 		answer_sparse(trie, addresses, &batch);
 	for (size_t i = 0; i < WGF_LOOKUP_BATCH; i += 16)
 		deep |= (uint64_t)settle_owners(&batch, i, owners + i) << i;
-	for (; deep; deep &= deep - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(deep);
-		owners[i] = lookup4_deep(trie, batch.said[i], wgf_entry_outside(batch.entries[i]), addresses[i]);
-	}
+	if (!deep)
+		return;
+	uint32_t covers[WGF_LOOKUP_BATCH];
+	for (unsigned i = 0; i < WGF_LOOKUP_BATCH; i++)
+		covers[i] = wgf_entry_outside(batch.entries[i]);
+	lookup4_deeper(trie, addresses, deep, covers, owners);
 }
 
 void wgf_trie_lookup4_avx512(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
@@ -189,7 +191,7 @@ void wgf_trie_lookup4_avx512(const struct wgf_trie *trie, const uint32_t *addres
 	for (; done + WGF_LOOKUP_BATCH <= n; done += WGF_LOOKUP_BATCH)
 		lookup64(trie, addresses + done, owners + done);
 	if (done < n)
-		lookup4_some(trie, addresses + done, n - done, owners + done, WGF_BITS_LARGE);
+		lookup4_some(trie, addresses + done, n - done, owners + done);
 }
 
 #if defined(__clang__)

@@ -65,22 +65,36 @@ static inline uint64_t settle(struct halves entries, unsigned i, __m512i answers
 	return (uint64_t)are_nodes(answers) << 16 * i;
 }
 
-/* These two return for which addresses there is a node left to look at: longer than 24 bits, mostly. */
-
-static inline uint64_t ask_entries(const struct batch *batch, const uint32_t *addresses, uint32_t *owners)
+/* Where entries lead to few nodes: to each address that is in one by itself. */
+static inline void ask_entries(const struct wgf_trie *trie, const uint32_t *addresses, const struct batch *batch,
+			       uint32_t *owners)
 {
 	uint64_t left = 0;
 	for (unsigned i = 0; i < 4; i++) {
 		struct halves entries = halves(batch, i);
 		left |= settle(entries, i, answers16(entries, slots16(addresses + 16 * i)), owners);
 	}
-	return left;
+	for (; left; left &= left - 1) {
+		unsigned i = (unsigned)__builtin_ctzll(left);
+		lookup4_some(trie, addresses + i, 1, owners + i);
+	}
 }
 
-/* An entry that leads to none is taken for one that leads to the empty node. */
-static inline uint64_t ask_nodes(const struct batch *batch, struct lookup_view view, const uint32_t *addresses,
-				 uint32_t *owners)
+/* For longer prefixes than 24 bits. which: has yet another node among the owners. */
+static void look_deeper(const struct wgf_trie *trie, const uint32_t *addresses, const struct batch *batch, uint64_t which,
+			uint32_t *owners)
 {
+	uint32_t covers[WGF_LOOKUP_BATCH];
+	for (unsigned i = 0; i < 4; i++)
+		_mm512_storeu_si512(covers + 16 * i, outside16(halves(batch, i)));
+	lookup4_deeper(trie, addresses, which, covers, owners);
+}
+
+/* Where they lead to many. One that leads to none is taken for one that leads to the empty node. */
+static inline void ask_nodes(const struct wgf_trie *trie, const uint32_t *addresses, const struct batch *batch,
+			     uint32_t *owners)
+{
+	struct lookup_view view = lookup_view(trie);
 	_Alignas(64) const void *nodes[WGF_LOOKUP_BATCH];
 	struct located located[WGF_LOOKUP_BATCH / 8];
 	uint64_t left = 0;
@@ -101,7 +115,8 @@ static inline uint64_t ask_nodes(const struct batch *batch, struct lookup_view v
 		found = _mm512_mask_set1_epi32(found, inherit, WGF_ANSWER_INHERIT);
 		left |= settle(entries, i, _mm512_mask_mov_epi32(said, are_nodes(said), found), owners);
 	}
-	return left;
+	if (left)
+		look_deeper(trie, addresses, batch, left, owners);
 }
 
 /* Do entries lead to more than a few nodes? */
@@ -117,19 +132,13 @@ static inline bool lead_to_nodes(const struct batch *batch)
 static inline void answer64(const struct wgf_trie *trie, const uint32_t *addresses, uint32_t *owners)
 {
 	struct batch batch;
-	struct lookup_view view = lookup_view(trie);
-	uint64_t left;
 #pragma GCC unroll 8
 	for (unsigned i = 0; i < 8; i++)
 		batch.entries[i] = entries8(trie, addresses + 8 * i);
 	if (atomic_load_explicit(&trie->dense, memory_order_relaxed) || lead_to_nodes(&batch))
-		left = ask_nodes(&batch, view, addresses, owners);
+		ask_nodes(trie, addresses, &batch, owners);
 	else
-		left = ask_entries(&batch, addresses, owners);
-	for (; left; left &= left - 1) {
-		unsigned i = (unsigned)__builtin_ctzll(left);
-		lookup4_some(trie, addresses + i, 1, owners + i, WGF_BITS_LARGE);
-	}
+		ask_entries(trie, addresses, &batch, owners);
 }
 
 void wgf_trie_lookup4_intel(const struct wgf_trie *trie, const uint32_t *addresses, size_t n, uint32_t *owners)
@@ -138,7 +147,7 @@ void wgf_trie_lookup4_intel(const struct wgf_trie *trie, const uint32_t *address
 	for (; done + WGF_LOOKUP_BATCH <= n; done += WGF_LOOKUP_BATCH)
 		answer64(trie, addresses + done, owners + done);
 	if (done < n)
-		lookup4_some(trie, addresses + done, n - done, owners + done, WGF_BITS_LARGE);
+		lookup4_some(trie, addresses + done, n - done, owners + done);
 }
 
 #if defined(__clang__)
