@@ -9,22 +9,25 @@
  *           for that, in the place of an answer
  *
  * So an IPv4 lookup is one load where prefixes are few and far between, and three where they are many: the table's,
- * and two from a node that mostly lies within one cache line. None of it branches; what is longer than 24 bits is done
- * after the others of its batch. What decides is how much of it all stays in the cache: a million prefixes are
- * 8 MiB here against 64 MiB for a table of the first 24 bits. (Answers of 4 bytes were slower for being larger.
- * Nodes laid out so as not to cross cache lines were faster by a twentieth with the caches to themselves, slower by a
- * quarter when others used them too. Gathering nodes and answers by AVX-512 was slower than fetching the nodes of 64
- * addresses ahead and then loading one by one; a table that tells answers from nodes by a branch is mispredicted.)
+ * and two from a node that lies within one cache line. None of it branches; what is longer than 24 bits is done
+ * after the others of its batch, level by level. What decides is how much of it all stays in the cache: a million prefixes
+ * are 10 MiB here against 64 MiB for a table of the first 24 bits. (Answers of 4 bytes were slower for being larger. Nodes
+ * fill halves of a line or whole ones: packed without a gap they cross one in two of five, are a ninth smaller, and lookups 4
+ * to 9 % slower. On Zen 4, gathering nodes and answers by AVX-512 was slower than fetching the nodes of 64 addresses ahead
+ * and then loading one by one; on Sapphire Rapids it is the other way round (trie_lookup_intel.c). A table that tells
+ * answers from nodes by a branch is mispredicted.)
  *
- * In IPv6 what lies between two nodes is skipped, so a node begins with the bits that lead to it, and an address that
- * has others ends there, with what lies before the first answer: the cover. A batch goes down level by level, and each node is
+ * In IPv6 what lies between two nodes is skipped, so a node begins with the bits that lead to it, and an address that has
+ * others ends there, with what lies before the first answer: the cover. A batch goes down level by level, and each node is
  * fetched as soon as the answer that leads to it is there: when those of a level were fetched together, that was more lines
- * at once than a core can wait for, and lookups took 2.5 times as long. Here no node that fits a cache line crosses one. What
- * is left is instructions: a node takes 38 (with AVX2), for it is laid out so that the last nodes are read like all others,
- * and what depends on how many bits lead there comes out of a table. (A table of 14 bits is as quick for prefixes nested
- * deeply and takes a third longer for others; one of 20 bits is a tenth quicker and 10 MiB larger.)
+ * at once than a core can wait for, and lookups took 2.5 times as long. Here no node that fits a cache line crosses one.
+ * What is left is instructions: a node takes 38 (with AVX2; eight side by side with AVX-512 take two thirds of the time),
+ * for it is laid out so that the last nodes are read like all others, and what depends on how many bits lead there comes out
+ * of a table. (A table of 14 bits is as quick for prefixes nested deeply and takes a third longer for others; one of 20 bits
+ * is a tenth quicker and 10 MiB larger.)
  *
- * Up to some hundred prefixes the table is one of 6 bits, and the whole a few KiB.
+ * Up to some hundred prefixes the table is one of 6 bits, and the whole a few KiB. There IPv4 has the nodes of IPv6, for a
+ * host route would lie five nodes down and is one or two that way: 9 ns a lookup instead of 27.
  *
  * Nodes never change. A change builds those it affects anew, in free memory, and shows them by one store into the
  * table; the old ones go through the epoch. So whatever entry a reader got hold of is the answer of one moment, and
@@ -60,8 +63,8 @@
 #define WGF_ANSWER_INHERIT UINT32_C(0x100001)
 #define WGF_ANSWER_NODE UINT32_C(0x200000) /* and above: the node at this unit of the pool */
 
-/* IPv4's nodes. At the table's level answers begin where the cover is; below it they follow, and in the last word is the
- * number of the first of its records. */
+/* IPv4's nodes in a large trie. At the table's level answers begin where the cover is; below it they follow, and in the last
+ * word is the number of the first of its records. */
 struct wgf_node4 {
 	uint64_t bitmap;   /* bit 0 is never set */
 	uint16_t inherits; /* by run, if it is one of the first 16: it has no answer, for it is INHERIT */
@@ -72,9 +75,9 @@ struct wgf_node4 {
 #define WGF_HEADER4_TABLE 10u
 #define WGF_HEADER4 14u
 
-/* IPv6's, before the answers. A leaf is a node of one prefix and nothing below it, the most there are: all bits of the prefix
- * lead to it, and it has one answer, so that it is half a cache line. It is read like any other: the slot that is looked at
- * is always its first, whatever the rest of the bitmap says. */
+/* IPv6's, and those of any small trie, before the answers. A leaf is a node of one prefix and nothing below it, the most
+ * there are: all bits of the prefix lead to it, and it has one answer, so that it is half a cache line. It is read like any
+ * other: the slot that is looked at is always its first, whatever the rest of the bitmap says. */
 struct wgf_node6 {
 	uint8_t key[16];  /* lowest byte first; zeros behind the bits that lead here */
 	uint64_t bitmap;  /* bit 0 is always set; the others of a leaf's are the number of its record */
@@ -103,7 +106,7 @@ _Static_assert(WGF_HEADER6 + 3 == WGF_LEAF_UNITS * WGF_UNIT, "a leaf");
 struct wgf_trie {
 	unsigned char *base; /* of the pool; it begins with the table */
 	unsigned bits;       /* the table has 2^bits entries */
-	bool skips;          /* nodes lie at any depth: IPv6 */
+	bool skips;          /* nodes lie at any depth: IPv6, and IPv4 in a small one */
 	uint32_t nowhere;    /* a node without answers, for who must look at one: its unit */
 	_Atomic bool dense;  /* more than a quarter of the table leads to nodes; the changer's, a hint to lookups */
 	/* The changer's: */

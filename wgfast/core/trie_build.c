@@ -108,7 +108,7 @@ uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at)
 	return *list_of(trie, at, units_of(trie, at, trie->bits + 1));
 }
 
-/* IPv4's nodes skip nothing: theirs is the one they are met at. */
+/* Of nodes that skip nothing, the one they are met at. */
 unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth)
 {
 	if (!trie->skips)
@@ -298,8 +298,8 @@ uint32_t wgf_change_cover(struct wgf_change *change, uint32_t at, uint32_t cover
 	return copy;
 }
 
-/* In IPv6 a node finds out by itself whose addresses are not its own, and answers with its cover. So it may stand in the slots
- * behind its own as well where they have that answer, which leaves nodes half as many. */
+/* In a trie that skips a node finds out by itself whose addresses are not its own, and answers with its cover. So it may
+ * stand in the slots behind its own as well where they have that answer, which leaves nodes half as many. */
 static void spread_children(const struct wgf_trie *trie, struct wgf_painting *painting)
 {
 	uint32_t *answers = painting->answers, cover = 0;

@@ -62,7 +62,7 @@ void wgf_change_drop(struct wgf_change *change, uint32_t at, unsigned depth); /*
 void wgf_change_done(struct wgf_change *change);
 void wgf_change_undo(struct wgf_change *change);
 
-/* ---- A node, whichever family's. depth: that it is met at, which decides nothing in IPv6. ---- */
+/* ---- A node, whichever family's. depth: that it is met at, which decides nothing where nodes skip. ---- */
 
 /* Its runs of slots with one answer. */
 struct wgf_runs {
@@ -76,7 +76,7 @@ void wgf_runs_begin(struct wgf_runs *runs, const struct wgf_trie *trie, uint32_t
 uint32_t wgf_node_answer(const struct wgf_trie *trie, uint32_t at, struct wgf_key key, unsigned depth);
 uint32_t wgf_node_list(const struct wgf_trie *trie, uint32_t at); /* if below the table's level */
 unsigned wgf_node_depth(const struct wgf_trie *trie, uint32_t at, unsigned depth); /* its own, where its slots begin */
-struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at); /* IPv6's */
+struct wgf_key wgf_node_key(const struct wgf_trie *trie, uint32_t at); /* one that skips */
 
 /* The depth of the node that a prefix longer than the table's bits belongs to. */
 static inline unsigned wgf_trie_home(const struct wgf_trie *trie, unsigned length)

@@ -1,6 +1,6 @@
-/* How a trie is read, for the files that compile it for one instruction set each: IPv4 here, IPv6 in trie_lookup6.h. Counting
- * a bitmap's bits is one instruction there and a dozen elsewhere. Whole batches have kernels of their own where vectors are
- * wide. */
+/* How a trie is read, for the files that compile it for one instruction set each: a large one of IPv4 here, those that skip
+ * in trie_lookup6.h. Counting a bitmap's bits is one instruction there and a dozen elsewhere. Whole batches have kernels of
+ * their own where vectors are wide. */
 #ifndef WGF_TRIE_LOOKUP_H
 #define WGF_TRIE_LOOKUP_H
 

@@ -1,6 +1,6 @@
-/* How a trie of IPv6 is read: level by level, so that all addresses of a batch wait for their nodes together. Which of them have
- * another node to look at are bits of a word: a list that shrinks while it is read took a sixth more time, it seems because no
- * entry can be read before it is known where the ones before were written. */
+/* How a trie is read that skips, of IPv6 or a small one: level by level, so that all addresses of a batch wait for their
+ * nodes together. Which of them have another node to look at are bits of a word: a list that shrinks while it is read took a
+ * sixth more time, it seems because no entry can be read before it is known where the ones before were written. */
 #ifndef WGF_TRIE_LOOKUP6_H
 #define WGF_TRIE_LOOKUP6_H
 
