@@ -147,3 +147,34 @@ def test_what_is_admitted_fits(kind: str) -> None:
             kind,
         )
     )
+
+
+def test_what_grows_fits() -> None:
+    """Each prefix makes another node larger by the most that is likely, and hangs two below it."""
+    print(
+        run("""
+    rng, places = random.Random(7), list(range(28_000))
+    other = device.add_peer(keys[1]).handle
+    for place in range(0, len(places), 100):  # sixteen of each, by turns: a line
+        for start, peer in (1, owner), (2, other):
+            core.peer_allow_many(peer, [
+                (4, struct.pack(">I", (32 << 24) + (at << 14) + (i << 8)), 24)
+                for at in places[place : place + 100] for i in range(start, 17, 2)
+            ])
+    known, refused = set(map(tuple, core.peer_allowed(owner))), 0
+    rng.shuffle(places)
+    while places and refused < 20:
+        some = [(4, struct.pack(">I", (32 << 24) + (place << 14) + 0x2007), 32)
+                for place in places[: rng.randint(2000, 4000)]]
+        try:
+            core.peer_allow_many(owner, some)
+            known.update(some)
+            del places[: len(some)]
+        except OSError as error:
+            assert error.errno == errno.ENOSPC and "is full" in str(error), error
+            refused += 1
+    assert refused
+    assert set(map(tuple, core.peer_allowed(owner))) == known
+    print("left", len(places), "refused", refused)
+    """)
+    )

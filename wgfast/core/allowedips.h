@@ -50,7 +50,7 @@ void wgf_allowedips_demand(struct wgf_allowedips *table, struct wgf_demand *dema
 			   const uint8_t *address, unsigned length, uint32_t owner);
 /* 0 or -ENOSPC. Up to a million prefixes of a family, always 0. Beyond, or where addresses are limited (RLIMIT_AS), it goes
  * by what a prefix takes at most by itself and half as much again, and trusts little of what was given back, for
- * pieces may be too small. So it may refuse the last tenth, which would fit one by one; tests/test_full_table.py looks for changes
+ * pieces may be too small. So it may refuse what would fit one by one; tests/test_full_table.py looks for changes
  * that are admitted and do not fit. Prefixes that are to go are not set off: what is taken away goes last. */
 int wgf_allowedips_admit(struct wgf_allowedips *table, const struct wgf_demand *demand);
 /* Removals never fail for want of memory: some is kept for them, and when it is used up they wait for readers to

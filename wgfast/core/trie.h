@@ -9,7 +9,7 @@
  *           for that, in the place of an answer
  *
  * So an IPv4 lookup is one load where prefixes are few and far between, and three where they are many: the table's,
- * and two from a node that lies within one cache line. None of it branches; what is longer than 24 bits is done
+ * and two from a node that mostly lies within one cache line. None of it branches; what is longer than 24 bits is done
  * after the others of its batch, level by level. What decides is how much of it all stays in the cache: a million prefixes
  * are 10 MiB here against 64 MiB for a table of the first 24 bits. (Answers of 4 bytes were slower for being larger. Nodes
  * fill halves of a line or whole ones: packed without a gap they cross one in two of five, are a ninth smaller, and lookups 4
@@ -56,7 +56,7 @@
 #define WGF_NODE_SLOTS 64u
 #define WGF_BITS_SMALL 6u
 #define WGF_BITS_LARGE 18u
-#define WGF_PART_BITS 2u /* that name a part of a place, in IPv4; in IPv6, where lists are short here, it is one part */
+#define WGF_PART_BITS 2u /* that name a part of a place; where nodes skip lists are short here, and it is one part */
 
 /* An answer: an owner below 2^20, or one of these. */
 #define WGF_ANSWER_NONE UINT32_C(0x100000)

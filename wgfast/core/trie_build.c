@@ -31,7 +31,8 @@ static size_t header_of(const struct wgf_trie *trie, unsigned depth)
 	return depth > trie->bits ? WGF_HEADER4 : WGF_HEADER4_TABLE;
 }
 
-/* Nodes fill halves of a cache line or whole ones, so that none crosses one, and a piece that one node leaves fits another. */
+/* Nodes fill halves of a cache line or whole ones, so that none that fits one crosses it, and a piece that one node leaves
+ * fits another. */
 static uint32_t rounded(size_t bytes)
 {
 	uint32_t units = (uint32_t)((bytes + WGF_UNIT - 1) / WGF_UNIT);

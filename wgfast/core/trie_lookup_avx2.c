@@ -150,7 +150,7 @@ static inline void answer_sparse(const struct wgf_trie *trie, const uint32_t *ad
 
 /* ---- Where they are many: a node for every address, the empty one where an entry leads to none ---- */
 
-/* lookup4_fetch; in 64 bits, for of 32 gcc 12 finds the larger one in a vector register. */
+/* lookup_fetch; in 64 bits, for of 32 gcc 12 finds the larger one in a vector register. */
 static inline const struct wgf_node4 *fetch(struct lookup_view view, uint64_t entry)
 {
 	uint64_t inside = entry & 0xffffff, least = view.least;
