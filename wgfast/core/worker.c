@@ -33,7 +33,7 @@
 #define SPIN (WGF_SECOND / 2500)     /* to look on before sleeping: an answer from an idle machine takes so long */
 #define SPIN_SHARE 5u                /* of all time, one part in so many at most */
 #define SPIN_SAVED (WGF_SECOND / 500) /* of that, this much may be used at once */
-#define GATHER (WGF_SECOND / 4000)   /* for a flood to gather */
+#define GATHER (WGF_SECOND / 1500)   /* for a flood to gather */
 #define CREDIT 4u                    /* attempts that an answer is good for */
 
 uint64_t wgf_clock_now(void)
