@@ -172,40 +172,58 @@ void wgf_blake2s_many(const struct wgf_blake2s *start, const uint8_t *const *mes
 
 /* ---- HMAC and HKDF ---- */
 
-/* RFC 2104: H(key ^ opad || H(key ^ ipad || first || second)). out may be any of the inputs. */
-static void hmac(uint8_t out[WGF_HASH_SIZE], const uint8_t *key, size_t key_len,
-		 const uint8_t *first, size_t first_len, const uint8_t *second, size_t second_len)
-{
-	struct wgf_blake2s state;
-	struct {
-		uint8_t key[64];
-		uint8_t inner[WGF_HASH_SIZE];
-	} s = {0};
+/* RFC 2104: H(key ^ opad || H(key ^ ipad || message)): what begins with the key is kept for all messages under it. */
+struct keyed {
+	struct wgf_blake2s inner, outer;
+};
 
+static void hmac_key(struct keyed *keyed, const uint8_t *key, size_t key_len)
+{
+	uint8_t block[BLOCK] = {0};
 	if (key_len > BLOCK)
-		wgf_blake2s(s.key, WGF_HASH_SIZE, NULL, 0, key, key_len);
+		wgf_blake2s(block, WGF_HASH_SIZE, NULL, 0, key, key_len);
 	else if (key_len > 0)
-		memcpy(s.key, key, key_len);
+		memcpy(block, key, key_len);
 	for (size_t i = 0; i < BLOCK; i++)
-		s.key[i] ^= 0x36;
-	wgf_blake2s_init(&state, WGF_HASH_SIZE, NULL, 0);
-	wgf_blake2s_update(&state, s.key, BLOCK);
+		block[i] ^= 0x36;
+	wgf_blake2s_init(&keyed->inner, WGF_HASH_SIZE, NULL, 0);
+	wgf_blake2s_update(&keyed->inner, block, BLOCK);
+	for (size_t i = 0; i < BLOCK; i++)
+		block[i] ^= 0x36 ^ 0x5c;
+	wgf_blake2s_init(&keyed->outer, WGF_HASH_SIZE, NULL, 0);
+	wgf_blake2s_update(&keyed->outer, block, BLOCK);
+	wgf_wipe(block, sizeof(block));
+}
+
+/* For messages that are not empty: else the key is the last block of the inner hash. */
+static void settle(struct keyed *keyed)
+{
+	wgf_blake2s_settle(&keyed->inner);
+	wgf_blake2s_settle(&keyed->outer);
+}
+
+/* Of both parts together; out may be either. */
+static void hmac(uint8_t out[WGF_HASH_SIZE], const struct keyed *keyed, const uint8_t *first, size_t first_len,
+		 const uint8_t *second, size_t second_len)
+{
+	struct wgf_blake2s state = keyed->inner;
+	uint8_t inner[WGF_HASH_SIZE];
 	wgf_blake2s_update(&state, first, first_len);
 	wgf_blake2s_update(&state, second, second_len);
-	wgf_blake2s_final(&state, s.inner);
-	for (size_t i = 0; i < BLOCK; i++)
-		s.key[i] ^= 0x36 ^ 0x5c;
-	wgf_blake2s_init(&state, WGF_HASH_SIZE, NULL, 0);
-	wgf_blake2s_update(&state, s.key, BLOCK);
-	wgf_blake2s_update(&state, s.inner, WGF_HASH_SIZE);
+	wgf_blake2s_final(&state, inner);
+	state = keyed->outer;
+	wgf_blake2s_update(&state, inner, WGF_HASH_SIZE);
 	wgf_blake2s_final(&state, out);
-	wgf_wipe(&s, sizeof(s));
+	wgf_wipe(inner, sizeof(inner));
 }
 
 void wgf_hmac(uint8_t out[WGF_HASH_SIZE], const uint8_t *key, size_t key_len,
 	      const uint8_t *data, size_t len)
 {
-	hmac(out, key, key_len, data, len, NULL, 0);
+	struct keyed keyed;
+	hmac_key(&keyed, key, key_len);
+	hmac(out, &keyed, NULL, 0, data, len);
+	wgf_wipe(&keyed, sizeof(keyed));
 }
 
 /* RFC 5869 with no info: t0 = HMAC(key, data), then t_i = HMAC(t0, t_(i-1) || i). */
@@ -214,18 +232,19 @@ void wgf_kdf(uint8_t *out1, uint8_t *out2, uint8_t *out3, const uint8_t key[WGF_
 {
 	uint8_t *const outs[3] = {out1, out2, out3};
 	struct {
-		uint8_t secret[WGF_HASH_SIZE];
-		uint8_t previous[WGF_HASH_SIZE];
+		struct keyed keyed;
+		uint8_t secret[WGF_HASH_SIZE]; /* t0, then each t */
 	} s;
 	size_t wanted = out3 != NULL ? 3 : out2 != NULL ? 2 : 1;
 
 	wgf_hmac(s.secret, key, WGF_HASH_SIZE, data, len);
+	hmac_key(&s.keyed, s.secret, WGF_HASH_SIZE);
+	settle(&s.keyed);
 	for (size_t i = 0; i < wanted; i++) {
 		const uint8_t index = (uint8_t)(i + 1);
-		hmac(s.previous, s.secret, WGF_HASH_SIZE, s.previous, i > 0 ? WGF_HASH_SIZE : 0, &index,
-		     1);
+		hmac(s.secret, &s.keyed, s.secret, i > 0 ? WGF_HASH_SIZE : 0, &index, 1);
 		if (outs[i] != NULL)
-			memcpy(outs[i], s.previous, WGF_HASH_SIZE);
+			memcpy(outs[i], s.secret, WGF_HASH_SIZE);
 	}
 	wgf_wipe(&s, sizeof(s));
 }
