@@ -19,14 +19,14 @@ def reason(status: int) -> str:
 class Judged:
     """An Engine and, as its only peer, an independent implementation that decides whether it was right."""
 
-    def __init__(self, psk: bytes = NO_PSK, mtu: int = 1420) -> None:
+    def __init__(self, psk: bytes = NO_PSK, mtu: int = 1420, endpoint: str | None = THERE) -> None:
         self.clock = ManualClock()
         self.engine = Engine(generate_private_key(), mtu=mtu)
         public = self.engine.public_key
         assert public
         self.other = NoisePeer(public, psk)
         self.peer = self.engine.add_peer(
-            self.other.public, allowed_ips="10.0.0.2/32, fd00::2/128", endpoint=THERE, preshared_key=psk
+            self.other.public, allowed_ips="10.0.0.2/32, fd00::2/128", endpoint=endpoint, preshared_key=psk
         )
 
     def drain(self) -> list[bytes]:

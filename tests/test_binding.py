@@ -4,6 +4,7 @@ and calls that meet a closing device."""
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
 import os
 import pickle
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nacl import _sodium, bindings
+from nacl import bindings
+from watchedx25519 import watched
 
 import wgfast
 from wgfast import _core
@@ -22,12 +24,6 @@ from wgfast.errors import ClosedError, ForkedError, PeerRemovedError
 KEY = bytes([8]) + bytes(30) + bytes([64])  # clamped
 PUBLIC = bindings.crypto_scalarmult_base(KEY)
 OTHER = bindings.crypto_scalarmult_base(bytes([16]) + bytes(30) + bytes([64]))
-
-
-def scalarmult(out: Any, scalar: Any, point: Any) -> int:
-    """libsodium's own, on the memory it is given."""
-    buffer = _sodium.ffi.from_buffer
-    return int(_sodium.lib.crypto_scalarmult(buffer(out), buffer(scalar), buffer(point)))
 
 
 @pytest.fixture
@@ -240,33 +236,41 @@ def test_engine_arrays_share_no_memory(core: _core.Core) -> None:
 
 def test_dh_private(core: _core.Core) -> None:
     handshake = _core.Handshake()
-    assert not core.dh_private(handshake, OTHER, scalarmult)  # no key yet
+    assert not core.dh_private(handshake, OTHER)  # no key yet
     core.set_identity(KEY, PUBLIC)
-    given: list[memoryview] = []
-
-    def watched(out: Any, scalar: Any, point: Any) -> int:
-        given.append(scalar)
-        return scalarmult(out, scalar, point)
-
-    assert core.dh_private(handshake, OTHER, watched)
+    with watched() as scalars:
+        assert core.dh_private(handshake, OTHER)
     assert bytes(handshake.shared) == bindings.crypto_scalarmult(KEY, OTHER)
-    assert bytes(given[0]) == bytes(32)  # wiped, though we still hold the view
-    assert not core.dh_private(handshake, bytes(32), scalarmult)  # a point of low order
+    assert [ctypes.string_at(scalar, 32) for scalar in scalars] == [
+        bytes(32)
+    ]  # the key was wiped where it stood
+    assert bytes(handshake.ephemeral) == bytes(32)
+    assert not core.dh_private(handshake, bytes(32))  # a point of low order
     assert bytes(handshake.shared) == bytes(32)
 
 
-def test_dh_private_wipes_when_scalarmult_raises(core: _core.Core) -> None:
-    core.set_identity(KEY, PUBLIC)
-    given: list[memoryview] = []
+def test_an_ephemeral_key_pair() -> None:
+    handshake = _core.Handshake()
+    seen = set()
+    for _ in range(20):
+        public = handshake.generate()
+        private = bytes(handshake.ephemeral)
+        assert public == bindings.crypto_scalarmult_base(private)
+        assert handshake.dh(OTHER)
+        assert bytes(handshake.shared) == bindings.crypto_scalarmult(private, OTHER)
+        seen.add(private)
+    assert len(seen) == 20
+    assert not handshake.dh(bytes(32))
+    assert bytes(handshake.shared) == bytes(32)
+    for short in (b"", OTHER[:31], OTHER + b"."):
+        with pytest.raises(ValueError, match=f"point: {len(short)} bytes: expected 32"):
+            handshake.dh(short)
 
-    def broken(out: Any, scalar: Any, point: Any) -> int:
-        given.append(scalar)
-        assert bytes(scalar) == KEY
-        raise RuntimeError("broken")
 
-    with pytest.raises(RuntimeError, match="broken"):
-        core.dh_private(_core.Handshake(), OTHER, broken)
-    assert bytes(given[0]) == bytes(32)
+def test_addresses_of_functions_are_none() -> None:
+    for addresses in ((0, 1), (1, 0)):
+        with pytest.raises(ValueError, match="expected the addresses"):
+            _core.use_x25519(*addresses)
 
 
 def test_a_view_keeps_the_secret_memory() -> None:

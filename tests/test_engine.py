@@ -246,6 +246,8 @@ def test_it_roams_on_authenticated_packets_and_on_nothing_else() -> None:
 
 def test_it_roams_on_handshakes_and_answers_where_they_came_from() -> None:
     side = Judged()
+    news: list[News] = []
+    side.engine.on("roamed", news.append)
     side.hear(side.other.initiation(), source="203.0.113.5:5")
     assert side.endpoint() == THERE
     out = Batch.empty(4, HANDSHAKE_MAX)
@@ -253,6 +255,21 @@ def test_it_roams_on_handshakes_and_answers_where_they_came_from() -> None:
     assert side.engine.drain(side.clock.now, out) == 1
     assert side.endpoint() == "203.0.113.5:5"
     assert out.endpoint(0) == _core.Endpoint("203.0.113.5", 5)
+    for source in ("203.0.113.5:5", "203.0.113.5:6", "203.0.113.6:6"):
+        side.clock.advance(1)
+        side.hear(side.other.initiation(), source=source)
+        side.process()
+    assert [item.endpoint.port for item in news if item.endpoint] == [5, 6, 6]
+
+
+def test_who_had_no_endpoint_has_not_roamed() -> None:
+    side = Judged(endpoint=None)
+    news: list[News] = []
+    side.engine.on("roamed", news.append)
+    side.hear(side.other.initiation(), source="203.0.113.5:5")
+    side.process()
+    assert side.endpoint() == "203.0.113.5:5"
+    assert news == []
 
 
 # ---- staging ----

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 from forking import forked
-from judged import CONSUMED, Judged, reason
+from judged import CONSUMED, Judged, reason, to_them
 from noisepeer import NoisePeer, mac1
+from watchedx25519 import watched
 
-from wgfast import Batch, Engine, control, generate_private_key, noise, priority, public_key
+from wgfast import Batch, Engine, control, generate_private_key, priority, public_key
 from wgfast.engine import HANDSHAKE_MAX
 
 LOAD = 128  # messages waiting: core/limits.h
@@ -134,28 +135,16 @@ def test_after_a_restart_ours_are_begun_in_portions_and_answers_come_between() -
 # ---- the static-static secret ----
 
 
-def test_the_static_secret_is_computed_once_and_forgotten_with_the_key(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_static_secret_is_computed_once_and_forgotten_with_the_key() -> None:
     side = Judged()
-    calls = 0
-
-    def counted(q: object, n: object, p: object) -> int:
-        nonlocal calls
-        calls += 1
-        return scalarmult(q, n, p)  # type: ignore[arg-type]
-
-    scalarmult = noise.scalarmult
-    monkeypatch.setattr(noise, "scalarmult", counted)
 
     def cost_of_an_initiation(message: bytes) -> int:
-        nonlocal calls
         side.clock.advance(1)
         assert side.hear(message) == [CONSUMED]
-        calls = 0
-        (response,) = [m for m in side.process() if m[0] == 2]
+        with watched() as multiplications:
+            (response,) = [m for m in side.process() if m[0] == 2]
         side.other.read_response(response)
-        return calls
+        return len(multiplications)
 
     assert cost_of_an_initiation(side.other.initiation(1)) == 4  # es, ss; ee, se
     assert [cost_of_an_initiation(side.other.initiation(2 + i)) for i in range(3)] == [3, 3, 3]
@@ -197,6 +186,50 @@ def test_courtesy_ends_with_its_block() -> None:
     lower = min(before + priority.LESS, 19)
     assert seen == [before, lower, before, lower, before]
     assert nice() == before
+
+
+class Watched:
+    """A courtesy that knows whether it is being shown."""
+
+    def __init__(self) -> None:
+        self.shown = False
+        self.blocks: list[int] = []  # the multiplications in each
+        self._watch = watched()
+
+    def __enter__(self) -> None:
+        self.shown = True
+        self._multiplications = self._watch.__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        self._watch.__exit__(None, None, None)
+        self._watch = watched()
+        self.shown = False
+        self.blocks.append(len(self._multiplications))
+
+
+def test_handshakes_give_way_and_handlers_do_not() -> None:
+    """Who starts a process in a handler would have it at a lower priority for good."""
+    side = Judged()
+    courtesy = side.engine.control.courtesy = Watched()
+    seen: list[tuple[str, bool]] = []
+    for event in ("roamed", "handshake"):
+        side.engine.on(event, lambda news: seen.append((news.name, courtesy.shown)))
+    assert side.hear(side.other.initiation(1), source="203.0.113.9:9") == [CONSUMED]
+    with watched() as outside:
+        (response,) = [m for m in side.process() if m[0] == 2]
+    assert (courtesy.blocks, outside) == ([4], [])
+    side.other.read_response(response)
+    side.hear(side.other.seal(b""))
+    side.process()
+    side.clock.advance(200)  # the session has ended: now we begin one
+    side.say(to_them())
+    (initiation,) = [m for m in side.process() if m[0] == 1]
+    side.other.read_initiation(initiation)
+    side.hear(side.other.response())
+    side.process()
+    assert [shown for _, shown in seen] == [False] * len(seen)
+    assert [name for name, _ in seen].count("handshake") == 2
+    assert ("roamed", False) in seen
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["without", "with"])

@@ -11,6 +11,7 @@ cdef extern from "<net/if.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     enum:
+        EDOM
         ENOKEY
         EOWNERDEAD
 
@@ -232,6 +233,12 @@ cdef extern from "core/wgfast.h" nogil:
         uint8_t *remote_ephemeral
         uint8_t *remote_static
 
+    struct wgf_x25519:
+        int (*multiply)(uint8_t *out, const uint8_t *scalar, const uint8_t *point) noexcept nogil
+        int (*base)(uint8_t *out, const uint8_t *scalar) noexcept nogil
+
+    bint wgf_handshake_generate(wgf_handshake *hs, const wgf_x25519 *x25519, uint8_t *public_key)
+    bint wgf_handshake_dh(wgf_handshake *hs, const wgf_x25519 *x25519, const uint8_t *point)
     void wgf_handshake_begin(wgf_handshake *hs, const uint8_t *responder_static)
     void wgf_handshake_mix_hash(wgf_handshake *hs, const uint8_t *data, size_t len)
     void wgf_handshake_mix_ephemeral(wgf_handshake *hs, const uint8_t *public_key)
@@ -345,6 +352,9 @@ cdef extern from "core/wgfast.h" nogil:
     wgf_handshake *wgf_handshake_take()
     void wgf_handshake_give(wgf_handshake *hs)
     bint wgf_handshake_alive(const wgf_handshake *hs)
+    int wgf_device_dh(
+        wgf_device *device, wgf_handshake *hs, const wgf_x25519 *x25519, const uint8_t *point
+    )
     int wgf_peer_mix_static(wgf_device *device, uint64_t handle, wgf_handshake *hs)
     int wgf_peer_learn_static(wgf_device *device, uint64_t handle, wgf_handshake *hs)
     int wgf_peer_mix_psk(wgf_device *device, uint64_t handle, wgf_handshake *hs)

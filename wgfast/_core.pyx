@@ -723,6 +723,26 @@ def xopen(key, nonce, data, ad=b""):
     return out if right else None
 
 
+# ---- X25519 ----
+
+cdef wgf_x25519 x25519  # none until use_x25519
+
+
+def use_x25519(size_t multiply, size_t base):
+    """From now on X25519 is computed by the functions at these addresses, libsodium's crypto_scalarmult and
+    crypto_scalarmult_base or what takes and returns the same. They are called with the GIL released."""
+    if multiply == 0 or base == 0:
+        raise ValueError("multiply, base: expected the addresses of functions")
+    x25519.multiply = <int (*)(uint8_t *, const uint8_t *, const uint8_t *) noexcept nogil><void *>multiply
+    x25519.base = <int (*)(uint8_t *, const uint8_t *) noexcept nogil><void *>base
+
+
+cdef const wgf_x25519 *x25519_functions() except NULL:
+    if x25519.multiply == NULL:
+        raise RuntimeError("no X25519: wgfast.noise was not imported")
+    return &x25519
+
+
 # ---- the state of a handshake ----
 
 @cython.final
@@ -801,6 +821,28 @@ cdef class Handshake(Fixed):
     def assign(self, Handshake other not None):
         """Takes over the state of another, which stays as it is."""
         memcpy(self.state(), other.state(), sizeof(wgf_handshake))
+
+    def generate(self):
+        """A new ephemeral key pair, of which the public key is returned, 32 bytes."""
+        cdef wgf_handshake *hs = self.state()
+        cdef const wgf_x25519 *functions = x25519_functions()
+        cdef uint8_t public_key[32]
+        cdef bint made
+        with nogil:
+            made = wgf_handshake_generate(hs, functions, public_key)
+        if not made:
+            raise OSError("no random bytes from the system")
+        return public_key[:32]
+
+    def dh(self, point):
+        """X25519 of our ephemeral key and point (32 bytes) into shared. False: a point of low order."""
+        cdef Array p = bytes_of(point, "point", WGF_KEY_SIZE)
+        cdef wgf_handshake *hs = self.state()
+        cdef const wgf_x25519 *functions = x25519_functions()
+        cdef bint sound
+        with nogil:
+            sound = wgf_handshake_dh(hs, functions, <uint8_t *>p.buf.buf)
+        return sound
 
     def begin(self, responder_static):
         """C and H from the construction's name, the identifier and the responder's static public key."""
@@ -1059,28 +1101,18 @@ cdef class Core(Fixed):
         self.leave(0 if result == -ENOKEY else result)
         return key[:32] if result == 0 else None
 
-    def dh_private(self, Handshake handshake not None, point, scalarmult):
-        """X25519 of the device's private key and point (32 bytes) into handshake.shared, by
-        scalarmult(out, scalar, point) -> int. False: no private key, or a point of low order."""
-        bytes_of(point, "point", WGF_KEY_SIZE)
-        cdef Handshake scratch = Handshake()  # for one row of secret memory
+    def dh_private(self, Handshake handshake not None, point):
+        """X25519 of the device's private key and point (32 bytes) into handshake.shared. False: no private key, or a
+        point of low order."""
+        cdef Array p = bytes_of(point, "point", WGF_KEY_SIZE)
         cdef wgf_handshake *hs = handshake.state()
-        cdef uint8_t *copy = scratch.hs.ephemeral
+        cdef const wgf_x25519 *functions = x25519_functions()
         cdef int result
         self.enter()
         with nogil:
-            result = wgf_device_identity(self.device, copy, NULL)
-        self.leave(0 if result == -ENOKEY else result)
-        if result == -ENOKEY:
-            return False
-        try:
-            refused = scalarmult(handshake.shared, scratch.ephemeral, point)
-        finally:
-            scratch.wipe()
-        if refused or not any_bit(hs.shared, WGF_KEY_SIZE):
-            wgf_wipe(hs.shared, WGF_KEY_SIZE)
-            return False
-        return True
+            result = wgf_device_dh(self.device, hs, functions, <uint8_t *>p.buf.buf)
+        self.leave(0 if result == -ENOKEY or result == -EDOM else result)
+        return result == 0
 
     def set_mtu(self, uint32_t mtu):
         """The interface's MTU: padding never goes past it."""
@@ -1580,14 +1612,14 @@ cdef class Core(Fixed):
         self.leave(result)
 
     def peer_heard(self, uint64_t peer, endpoint, size_t message_length, uint64_t now):
-        """An authenticated handshake message of so many bytes came from there."""
+        """An authenticated handshake message of so many bytes came from there. True: the peer was elsewhere until now."""
         cdef wgf_endpoint raw
         cdef int result
         fill_endpoint(&raw, endpoint)
         self.enter()
         with nogil:
             result = wgf_peer_heard(self.device, peer, &raw, message_length, now)
-        self.leave(result)
+        return self.leave(result) != 0
 
     # What peers owe, and news.
 
@@ -2011,15 +2043,6 @@ cdef void *key_of(Array array) except NULL:
     if array.buf.len != WGF_KEY_SIZE:
         raise ValueError(f"{array.name}: {array.buf.len} bytes: expected {WGF_KEY_SIZE}")
     return array.buf.buf
-
-
-cdef bint any_bit(const uint8_t *data, size_t size):
-    """In time that does not depend on the data."""
-    cdef uint8_t bits = 0
-    cdef size_t i
-    for i in range(size):
-        bits |= data[i]
-    return bits != 0
 
 
 cdef object event_of(const wgf_event *event):

@@ -84,6 +84,7 @@ class Control:
         self.handler_errors = 0
         self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
         self.courtesy: AbstractContextManager[None] = nullcontext()  # around all that computes a handshake
+        self._untold: list[News] | None = None  # while handshakes are computed
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENT_NAMES}
         self._stamper = noise.Tai64n()
         self._cookie = timers.CookieSecret()
@@ -118,14 +119,12 @@ class Control:
             # What was begun is finished before more is begun, ours or a stranger's: an answer that waits for
             # long is asked for again. And who has a tunnel comes before who wants one.
             answers = self.core.take_answers(ANSWERS)
-            for message in answers:
-                self._guard(self._take, message, now, wall)
+            self._take_all(answers, now)
             debts, following = self.core.scan(now, DEBTS)
             for peer, owed in debts:
                 self._guard(self._pay, peer, owed, now, wall)
             initiations = self.core.take_initiations(PORTION)
-            for message in initiations:
-                self._guard(self._take, message, now, wall)
+            self._take_all(initiations, now)
             if not (news or answers or debts or initiations):
                 deadline = following
                 break
@@ -219,7 +218,20 @@ class Control:
 
     # ---- news ----
 
-    def _take(self, message: _core.Queued, now: int, wall: int) -> None:
+    def _take_all(self, messages: list[_core.Queued], now: int) -> None:
+        """Handshakes are computed at a lower priority. What they lead to is told after, at our own: handlers,
+        and the processes they start, are none of those that give way."""
+        if not messages:
+            return
+        untold = self._untold = []
+        with self.courtesy:
+            for message in messages:
+                self._guard(self._take, message, now)
+        self._untold = None
+        for news in untold:
+            self._tell(news)
+
+    def _take(self, message: _core.Queued, now: int) -> None:
         if not self.enabled:
             self._refuse(_DOWN, message)  # it came in while the device went down
         elif message.peer:
@@ -228,9 +240,8 @@ class Control:
             self._take_initiation(message, now)
 
     def _take_initiation(self, queued: _core.Queued, now: int) -> None:
-        with self.courtesy:
-            received = noise.consume_initiation(self.core, queued.data, now)
-            answer = received if isinstance(received, int) else noise.create_response(self.core, received)
+        received = noise.consume_initiation(self.core, queued.data, now)
+        answer = received if isinstance(received, int) else noise.create_response(self.core, received)
         if isinstance(received, int) or isinstance(answer, int):
             self._refuse(answer if isinstance(answer, int) else noise.INVALID, queued)
             return
@@ -249,8 +260,7 @@ class Control:
         if pending is None:
             self._refuse(noise.INVALID, queued)
             return
-        with self.courtesy:
-            done = noise.consume_response(self.core, pending.initiation, queued.data)
+        done = noise.consume_response(self.core, pending.initiation, queued.data)
         if isinstance(done, int):
             self._refuse(done, queued)
             return
@@ -358,9 +368,7 @@ class Control:
     def _heard(self, peer: int, queued: _core.Queued, now: int) -> None:
         if queued.endpoint is None:
             return
-        before = self.core.peer_info(peer).endpoint
-        self.core.peer_heard(peer, queued.endpoint, len(queued.data), now)
-        if before is not None and before[:2] != queued.endpoint[:2]:
+        if self.core.peer_heard(peer, queued.endpoint, len(queued.data), now):
             self._tell(News("roamed", now, self._key(peer), queued.endpoint))
 
     def _end(self, peer: int) -> None:
@@ -388,6 +396,9 @@ class Control:
         return soon if deadline is None else min(soon, deadline)
 
     def _tell(self, news: News) -> None:
+        if self._untold is not None:
+            self._untold.append(news)
+            return
         for handler in tuple(self._handlers[news.name]):
             try:
                 handler(news)

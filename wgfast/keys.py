@@ -1,4 +1,4 @@
-"""Keys: making, reading and deriving them, and the one place that calls X25519.
+"""Keys: making, reading and deriving them, and where X25519 comes from.
 
 A key is 32 bytes. It may be given as base64 (what `wg genkey` prints), as hexadecimal (what the UAPI
 speaks), or as the bytes themselves.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from nacl._sodium import ffi, lib
 
@@ -97,7 +97,7 @@ def generate_preshared_key() -> PresharedKey:
 def public_key(private_key: str | Buffer) -> PublicKey:
     """The public key that belongs to a private one. ConfigError if that is no key."""
     out = bytearray(KEY_SIZE)
-    scalarmult_base(out, parse_key(private_key, "private_key"))
+    lib.crypto_scalarmult_base(ffi.from_buffer(out), parse_key(private_key, "private_key"))
     return PublicKey(out)
 
 
@@ -142,33 +142,12 @@ def _parse_text(text: str, field: str) -> bytes:
 
 
 # X25519. PyNaCl's public functions take and return bytes objects, which cannot be wiped and which the garbage
-# collector may keep for ever. Its cffi layer takes addresses: here libsodium reads private keys from, and
-# writes shared secrets to, memory that the C core owns, keeps out of core dumps and wipes.
+# collector may keep for ever, and its cffi layer would have Python hold views of secrets. So the C core is
+# given libsodium's functions themselves: what they read and write is memory that it owns, keeps out of core
+# dumps and wipes.
 
-
-def scalarmult(out: Buffer, scalar: Buffer, point: Buffer) -> int:
-    """out := X25519(scalar, point), 32 bytes each; `out` is written in place.
-
-    Returns 0, or -1 when the result is zero: the point has low order, and whoever sent it wants a secret that
-    everybody knows (RFC 7748, section 6.1). `Core.dh_private` is given this function.
-    """
-    return int(
-        lib.crypto_scalarmult(
-            ffi.from_buffer("unsigned char[32]", out, require_writable=True),
-            ffi.from_buffer("unsigned char[32]", scalar),
-            ffi.from_buffer("unsigned char[32]", point),
-        )
-    )
-
-
-def scalarmult_base(out: Buffer, scalar: Buffer) -> None:
-    """out := X25519(scalar, 9): the public key of a private one."""
-    lib.crypto_scalarmult_base(
-        ffi.from_buffer("unsigned char[32]", out, require_writable=True),
-        ffi.from_buffer("unsigned char[32]", scalar),
-    )
-
-
-def random_into(out: Buffer) -> None:
-    """Fills 32 bytes of C's memory with libsodium's randomness: an ephemeral key never is a Python object."""
-    lib.randombytes(ffi.from_buffer("unsigned char[32]", out, require_writable=True), KEY_SIZE)
+X25519: Final = tuple(
+    int(ffi.cast("uintptr_t", ffi.addressof(lib, name)))
+    for name in ("crypto_scalarmult", "crypto_scalarmult_base")
+)
+"""The addresses that `_core.use_x25519` takes."""

@@ -12,10 +12,12 @@ into `_core.DROP_NAMES`), never an exception.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from ._core import DROP_NAMES, Core, Handshake
-from .keys import KEY_SIZE, random_into, scalarmult, scalarmult_base
+from ._core import DROP_NAMES, Core, Handshake, use_x25519
+from .keys import X25519
+
+use_x25519(*X25519)
 
 INITIATION_SIZE = 148
 RESPONSE_SIZE = 92
@@ -32,8 +34,7 @@ REPLAYED = DROP_NAMES.index("handshake_replayed")
 NO_KEY = DROP_NAMES.index("handshake_no_key")
 
 
-@dataclass(frozen=True, slots=True)
-class Initiation:
+class Initiation(NamedTuple):
     """A handshake we began: all it takes to understand the response."""
 
     peer: int
@@ -41,8 +42,7 @@ class Initiation:
     handshake: Handshake  # as it stood when the message left
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(NamedTuple):
     """Somebody's initiation that verified: what create_response goes on from."""
 
     peer: int
@@ -50,8 +50,7 @@ class Received:
     handshake: Handshake
 
 
-@dataclass(frozen=True, slots=True)
-class Completed:
+class Completed(NamedTuple):
     """A handshake of ours that was answered: the session's keys follow from it."""
 
     peer: int
@@ -71,13 +70,10 @@ def create_initiation(core: Core, peer: int, stamp: bytes) -> tuple[Initiation, 
         return NO_KEY
     remote_static = core.peer_info(peer).public_key
     handshake = Handshake()
-    ephemeral_public = bytearray(KEY_SIZE)
-    random_into(handshake.ephemeral)
-    scalarmult_base(ephemeral_public, handshake.ephemeral)
-
+    ephemeral_public = handshake.generate()
     handshake.begin(remote_static)
     handshake.mix_ephemeral(ephemeral_public)
-    if scalarmult(handshake.shared, handshake.ephemeral, remote_static):
+    if not handshake.dh(remote_static):
         return INVALID
     handshake.mix_shared()
     sealed_static = handshake.seal(own_public)
@@ -88,7 +84,7 @@ def create_initiation(core: Core, peer: int, stamp: bytes) -> tuple[Initiation, 
     local_index = core.peer_begin_handshake(peer)
     message = bytearray(INITIATION_SIZE)
     _INITIATION.pack_into(
-        message, 0, _TYPE_INITIATION, local_index, bytes(ephemeral_public), sealed_static, sealed_timestamp
+        message, 0, _TYPE_INITIATION, local_index, ephemeral_public, sealed_static, sealed_timestamp
     )
     return Initiation(peer, local_index, handshake), message
 
@@ -109,7 +105,7 @@ def consume_initiation(core: Core, message: bytes, now: int) -> Received | int:
     handshake = Handshake()
     handshake.begin(own_public)
     handshake.mix_ephemeral(ephemeral)
-    if not core.dh_private(handshake, ephemeral, scalarmult):
+    if not core.dh_private(handshake, ephemeral):
         return INVALID
     handshake.mix_shared()
     remote_static = handshake.open(sealed_static)
@@ -137,15 +133,12 @@ def create_response(core: Core, received: Received) -> tuple[int, bytearray] | i
     """The second message (section 5.4.3) and the local index it announces, which the caller uses up with
     `Core.peer_begin_session_responder` or gives back with `Core.peer_end_answer`."""
     handshake = received.handshake
-    ephemeral_public = bytearray(KEY_SIZE)
-    random_into(handshake.ephemeral)
-    scalarmult_base(ephemeral_public, handshake.ephemeral)
-
+    ephemeral_public = handshake.generate()
     handshake.mix_ephemeral(ephemeral_public)
-    if scalarmult(handshake.shared, handshake.ephemeral, handshake.remote_ephemeral):
+    if not handshake.dh(handshake.remote_ephemeral):
         return INVALID
     handshake.mix_chain()
-    if scalarmult(handshake.shared, handshake.ephemeral, handshake.remote_static):
+    if not handshake.dh(handshake.remote_static):
         return INVALID
     handshake.mix_chain()
     core.peer_mix_psk(received.peer, handshake)
@@ -159,7 +152,7 @@ def create_response(core: Core, received: Received) -> tuple[int, bytearray] | i
         _TYPE_RESPONSE,
         local_index,
         received.remote_index,
-        bytes(ephemeral_public),
+        ephemeral_public,
         sealed_nothing,
     )
     return local_index, message
@@ -177,10 +170,10 @@ def consume_response(core: Core, initiation: Initiation, message: bytes) -> Comp
     handshake = Handshake()
     handshake.assign(initiation.handshake)
     handshake.mix_ephemeral(ephemeral)
-    if scalarmult(handshake.shared, handshake.ephemeral, ephemeral):
+    if not handshake.dh(ephemeral):
         return INVALID
     handshake.mix_chain()
-    if not core.dh_private(handshake, ephemeral, scalarmult):
+    if not core.dh_private(handshake, ephemeral):
         return INVALID
     handshake.mix_chain()
     core.peer_mix_psk(initiation.peer, handshake)
@@ -194,7 +187,7 @@ def _mix_static(core: Core, peer: int, handshake: Handshake, remote_static: byte
     private key, or the peer's public key is a point of low order."""
     if core.peer_mix_static(peer, handshake):
         return True
-    if not core.dh_private(handshake, remote_static, scalarmult):
+    if not core.dh_private(handshake, remote_static):
         return False
     core.peer_learn_static(peer, handshake)
     return True

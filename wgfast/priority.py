@@ -2,7 +2,7 @@
 
 The threads that carry packets never run Python and never wait for the control plane, so all that an
 established tunnel can feel of a thousand handshakes is that they want its processor. Therefore the thread
-that drives a device lowers its priority for as long as it computes one, and so does as well as a thread of
+that drives a device lowers its priority for as long as it computes some, and so does as well as a thread of
 its own would. That would need the device's lock and Python's just the same, held at a low priority while
 others wait, and handshakes taken apart so that a key that changes meanwhile is noticed.
 

@@ -8,12 +8,10 @@
  * A message is taken as bytes with its macs as the last 32, so initiation and response are one case. */
 #include "cookie.h"
 
-#include <errno.h>
-#include <sys/random.h>
-
 #include "aead.h"
 #include "blake2s.h"
 #include "bytes.h"
+#include "random.h"
 
 #define MACS_SIZE sizeof(struct wgf_message_macs)
 #define SENDER_OFFSET offsetof(struct wgf_message_initiation, sender)
@@ -172,21 +170,12 @@ bool wgf_cookie_mac2_valid(struct wgf_cookie_checker *checker, const struct wgf_
 	return valid;
 }
 
-static bool random_bytes(uint8_t *out, size_t n)
-{
-	ssize_t got;
-	do
-		got = getrandom(out, n, 0);
-	while (got < 0 && errno == EINTR);
-	return got == (ssize_t)n;
-}
-
 bool wgf_cookie_reply(struct wgf_cookie_checker *checker, const struct wgf_cookie_keys *keys,
 		      const struct wgf_endpoint *from, const uint8_t *message, size_t len, uint64_t now,
 		      struct wgf_message_cookie *reply)
 {
 	uint8_t cookie[WGF_COOKIE_SIZE];
-	if (len < MESSAGE_MIN || !random_bytes(reply->nonce, sizeof(reply->nonce)) ||
+	if (len < MESSAGE_MIN || !wgf_random(reply->nonce, sizeof(reply->nonce)) ||
 	    !make_cookie(checker, from, now, cookie))
 		return false;
 	reply->type = WGF_MESSAGE_COOKIE;

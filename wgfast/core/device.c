@@ -5,11 +5,11 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/random.h>
 
 #include "bytes.h"
 #include "handle.h"
 #include "keypair.h"
+#include "random.h"
 #include "send.h"
 #include "tun.h"
 #include "wgfast.h"
@@ -105,7 +105,7 @@ struct wgf_device *wgf_device_create(const struct wgf_device_options *options)
 	pthread_mutex_init(&device->receive_order, NULL);
 	pthread_mutex_init(&device->outbox.lock, NULL);
 	uint64_t seed = 0;
-	int error = getrandom(&seed, sizeof seed, 0) == (ssize_t)sizeof seed ? 0 : -EIO;
+	int error = wgf_random(&seed, sizeof(seed)) ? 0 : -EIO;
 	atomic_init(&device->random, seed);
 	if (!error)
 		error = init_pools(device);

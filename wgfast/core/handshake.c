@@ -7,16 +7,54 @@
 #include "aead.h"
 #include "blake2s.h"
 #include "bytes.h"
+#include "random.h"
 
-static const uint8_t construction[] = "Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s";
-static const uint8_t identifier[] = "WireGuard v1 zx2c4 Jason@zx2c4.com";
+/* HASH("Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"), and HASH of that and "WireGuard v1 zx2c4 Jason@zx2c4.com". */
+static const uint8_t construction[WGF_HASH_SIZE] = {
+	0x60, 0xe2, 0x6d, 0xae, 0xf3, 0x27, 0xef, 0xc0, 0x2e, 0xc3, 0x35, 0xe2, 0xa0, 0x25, 0xd2, 0xd0,
+	0x16, 0xeb, 0x42, 0x06, 0xf8, 0x72, 0x77, 0xf5, 0x2d, 0x38, 0xd1, 0x98, 0x8b, 0x78, 0xcd, 0x36,
+};
+static const uint8_t identifier[WGF_HASH_SIZE] = {
+	0x22, 0x11, 0xb3, 0x61, 0x08, 0x1a, 0xc5, 0x66, 0x69, 0x12, 0x43, 0xdb, 0x45, 0x8a, 0xd5, 0x32,
+	0x2d, 0x9c, 0x6c, 0x66, 0x22, 0x93, 0xe8, 0xb7, 0x0e, 0xe1, 0x9c, 0x65, 0xba, 0x07, 0x9e, 0xf3,
+};
 
-/* The strings are hashed without the zero that ends them in C. */
+bool wgf_handshake_generate(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+			    uint8_t public_key[WGF_KEY_SIZE])
+{
+	return wgf_random(hs->ephemeral, sizeof(hs->ephemeral)) && x25519->base(public_key, hs->ephemeral) == 0;
+}
+
+/* Whatever the library did with the result of a point of low order, it is not kept. */
+static bool multiply(struct wgf_handshake *hs, const struct wgf_x25519 *x25519, const uint8_t *scalar,
+		     const uint8_t *point)
+{
+	static const uint8_t zeros[WGF_KEY_SIZE];
+	bool sound = x25519->multiply(hs->shared, scalar, point) == 0 &&
+		     !wgf_equal(hs->shared, zeros, sizeof(zeros));
+	if (!sound)
+		wgf_wipe(hs->shared, sizeof(hs->shared));
+	return sound;
+}
+
+bool wgf_handshake_dh(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+		      const uint8_t point[WGF_KEY_SIZE])
+{
+	return multiply(hs, x25519, hs->ephemeral, point);
+}
+
+bool wgf_handshake_dh_private(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+			      const uint8_t point[WGF_KEY_SIZE])
+{
+	bool sound = multiply(hs, x25519, hs->private_key, point);
+	wgf_wipe(hs->private_key, sizeof(hs->private_key));
+	return sound;
+}
+
 void wgf_handshake_begin(struct wgf_handshake *hs, const uint8_t responder_static[WGF_KEY_SIZE])
 {
-	wgf_blake2s(hs->chain, WGF_HASH_SIZE, NULL, 0, construction, sizeof(construction) - 1);
-	memcpy(hs->hash, hs->chain, WGF_HASH_SIZE);
-	wgf_handshake_mix_hash(hs, identifier, sizeof(identifier) - 1);
+	memcpy(hs->chain, construction, WGF_HASH_SIZE);
+	memcpy(hs->hash, identifier, WGF_HASH_SIZE);
 	wgf_handshake_mix_hash(hs, responder_static, WGF_KEY_SIZE);
 }
 

@@ -17,7 +17,25 @@ struct wgf_handshake {
 	uint8_t shared[WGF_KEY_SIZE];       /* X25519 writes its result here */
 	uint8_t remote_ephemeral[WGF_KEY_SIZE];
 	uint8_t remote_static[WGF_KEY_SIZE];
+	uint8_t private_key[WGF_KEY_SIZE];  /* the device's, while a point is multiplied by it */
 };
+
+/* libsodium's functions, of which the binding is given the addresses. */
+struct wgf_x25519 {
+	int (*multiply)(uint8_t *out, const uint8_t *scalar, const uint8_t *point); /* crypto_scalarmult */
+	int (*base)(uint8_t *out, const uint8_t *scalar);                           /* crypto_scalarmult_base */
+};
+
+/* A new ephemeral key pair; false: there is no randomness. */
+bool wgf_handshake_generate(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+			    uint8_t public_key[WGF_KEY_SIZE]);
+/* shared := X25519(ephemeral, point), and the same of the device's private key (wgf_device_dh) in its place. false,
+ * and nothing in shared: the point has low order, and whoever sent it wants a secret that everybody knows (RFC 7748,
+ * section 6.1). */
+bool wgf_handshake_dh(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+		      const uint8_t point[WGF_KEY_SIZE]);
+bool wgf_handshake_dh_private(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
+			      const uint8_t point[WGF_KEY_SIZE]);
 
 /* C := HASH(construction); H := HASH(HASH(C || identifier) || responder_static) */
 void wgf_handshake_begin(struct wgf_handshake *hs, const uint8_t responder_static[WGF_KEY_SIZE]);

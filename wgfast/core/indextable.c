@@ -5,12 +5,11 @@
  * stayed. Marks and entries together fill at most half of an array; then the entries alone move to a
  * new one, a quarter full or less, which also shrinks again after a crowd has gone. The old array is
  * retired: a reader inside it finds what was there when it entered. */
-#include <errno.h>
 #include <stdbool.h>
 #include <stdlib.h>
-#include <sys/random.h>
 
 #include "indextable.h"
+#include "random.h"
 
 #define SMALLEST ((size_t)16)
 
@@ -137,11 +136,7 @@ static bool rebuild(struct wgf_indextable *table)
 static bool draw(struct wgf_indextable *table, uint32_t *index)
 {
 	do {
-		ssize_t got;
-		do
-			got = getrandom(index, sizeof(*index), 0);
-		while (got < 0 && errno == EINTR);
-		if (got != (ssize_t)sizeof(*index))
+		if (!wgf_random(index, sizeof(*index)))
 			return false;
 	} while (wgf_indextable_find(table, *index));
 	return true;

@@ -9,6 +9,14 @@
 #include "keypair.h"
 #include "timers.h"
 
+int wgf_device_dh(struct wgf_device *device, struct wgf_handshake *hs, const struct wgf_x25519 *x25519, const uint8_t point[WGF_KEY_SIZE])
+{
+	int error = wgf_device_identity(device, hs->private_key, NULL);
+	if (error)
+		return error;
+	return wgf_handshake_dh_private(hs, x25519, point) ? 0 : -EDOM;
+}
+
 int wgf_peer_mix_static(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs)
 {
 	struct wgf_peer *peer;
@@ -224,11 +232,13 @@ int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	wgf_endpoint_roam(&peer->endpoint, from);
+	struct wgf_endpoint before;
+	wgf_endpoint_load(&peer->endpoint, &before);
+	bool moved = wgf_endpoint_roam(&peer->endpoint, from) && before.family;
 	atomic_fetch_add_explicit(&peer->received_bytes, message_len, memory_order_relaxed);
 	wgf_timers_authenticated_received(device, peer, now);
 	pthread_mutex_unlock(&device->config);
-	return 0;
+	return moved;
 }
 
 int64_t wgf_device_scan(struct wgf_device *device, uint64_t now, struct wgf_owed *owed, size_t max, uint64_t *next)

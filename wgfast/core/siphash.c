@@ -1,17 +1,13 @@
 #include "siphash.h"
 
 #include <errno.h>
-#include <sys/random.h>
 
 #include "bytes.h"
+#include "random.h"
 
 int wgf_siphash_key(uint64_t key[2])
 {
-	ssize_t got;
-	do
-		got = getrandom(key, 2 * sizeof(*key), 0);
-	while (got < 0 && errno == EINTR);
-	return got < 0 ? -errno : 0;
+	return wgf_random(key, 2 * sizeof(*key)) ? 0 : -EIO;
 }
 
 static uint64_t rotate(uint64_t v, unsigned bits)

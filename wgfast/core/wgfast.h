@@ -153,6 +153,9 @@ struct wgf_handshake *wgf_handshake_take(void);
 void wgf_handshake_give(struct wgf_handshake *hs);
 bool wgf_handshake_alive(const struct wgf_handshake *hs); /* false in a forked child */
 
+/* X25519 of the device's private key and a point into hs->shared. -ENOKEY: there is no private key. -EDOM: the point
+ * has low order. Done without the device's lock, for it takes some ten microseconds. */
+int wgf_device_dh(struct wgf_device *device, struct wgf_handshake *hs, const struct wgf_x25519 *x25519, const uint8_t point[WGF_KEY_SIZE]);
 /* The static-static secret of a peer: 0 and mixed in as wgf_handshake_mix_secret does, or -ENOKEY when
  * it is not known yet and must be computed. */
 int wgf_peer_mix_static(struct wgf_device *device, uint64_t handle, struct wgf_handshake *hs);
@@ -181,7 +184,8 @@ int wgf_peer_begin_session_responder(struct wgf_device *device, uint64_t handle,
  * one: the index of an answer that was not finished is forgotten, as it is with the peer or our key (-ESTALE then). */
 int wgf_peer_begin_answer(struct wgf_device *device, uint64_t handle, uint32_t *local_index);
 int wgf_peer_end_answer(struct wgf_device *device, uint64_t handle, uint32_t local_index);
-/* An authenticated handshake message came from there: roam, and count it and its bytes. */
+/* An authenticated handshake message came from there: roam, and count it and its bytes. 1: the peer had another
+ * address or port until now, else 0. */
 int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_endpoint *from, size_t message_len, uint64_t now);
 
 /* ---- What peers owe ---- */
