@@ -54,6 +54,13 @@ def process_seconds(pids: Iterable[int]) -> float:
     return total
 
 
+def thread_seconds(pids: Iterable[int]) -> float:
+    """Processor time of the threads that these processes have, as the scheduler counts it: to the nanosecond,
+    where ticks tell little of what works for some microseconds at a time. What ended threads used is lost."""
+    tasks = (task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir())
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
 def memory(pids: Iterable[int]) -> tuple[float, float]:
     """Resident MiB of these processes together, now and at their highest."""
     now = highest = 0.0

@@ -28,8 +28,9 @@ from pathlib import Path
 
 from compare_contestants import Contestant, Implementation, parse_implementations
 from compare_lab import OUTSIDE, PORT, Lab, run, terminated_as_interrupted
+from compare_usage import thread_seconds
 from crowd_sessions import Crowd
-from handshakes import AT_ONCE, PATIENCE, cpu_seconds, inside
+from handshakes import AT_ONCE, PATIENCE, inside
 
 SOURCE = Path(__file__).with_suffix(".c")
 ELSEWHERE = "203.0.113.1"  # nobody's: what is sent there ends behind the interface
@@ -108,7 +109,7 @@ def spread(scene: Scene) -> tuple[float, float]:
     """Packets delivered a second, and nanoseconds of processor time for each."""
     size = scene.prepare(LARGE, SPREAD_ROUNDS)
     pids = scene.lab.tunnel_pids[1]
-    cost, before = cpu_seconds(pids), scene.delivered()
+    cost, before = thread_seconds(pids), scene.delivered()
     crowd = scene.speak(size, 0, SPREAD_SECONDS)
     assert crowd.stdout
     began = time.perf_counter()
@@ -116,7 +117,7 @@ def spread(scene: Scene) -> tuple[float, float]:
     seconds = time.perf_counter() - began
     crowd.wait()
     came = scene.delivered() - before
-    return came / seconds, (cpu_seconds(pids) - cost) / max(came, 1) * 1e9
+    return came / seconds, (thread_seconds(pids) - cost) / max(came, 1) * 1e9
 
 
 def sample(implementation: Implementation, options: argparse.Namespace, program: str) -> dict[str, float]:

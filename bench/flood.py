@@ -22,20 +22,14 @@ from pathlib import Path
 
 from compare_contestants import Implementation, parse_implementations
 from compare_lab import OUTSIDE, PORT, QUIET, Namespace, run, terminated_as_interrupted, wait_until
+from compare_usage import thread_seconds
 
 from wgfast import client, generate_private_key
 
+RATE = 200_000  # a third of what a gigabit carries; half of that hardly troubles a quick machine
 SETTLED = 0.1  # seconds after which all that was sent has been dealt with
 SOURCE = Path(__file__).with_suffix(".c")
 LOOP = "recvmmsg loop"
-
-
-def cpu_nanoseconds(pid: int) -> int:
-    """Of all its threads, as the scheduler counts them. Ticks (/proc/PID/stat) would tell little of a program
-    that works for a few microseconds at a time."""
-    return sum(
-        int((task / "schedstat").read_text().split()[0]) for task in Path(f"/proc/{pid}/task").iterdir()
-    )
 
 
 class Field:
@@ -80,11 +74,11 @@ def loop(field: Field, rate: int, seconds: float) -> float:
     assert child.stdin
     assert child.stdout
     assert child.stdout.readline() == "ready\n"
-    before = cpu_nanoseconds(child.pid)
+    before = thread_seconds([child.pid])
     field.flood(rate, seconds)
-    cost = cpu_nanoseconds(child.pid) - before
+    cost = thread_seconds([child.pid]) - before
     child.stdin.close()
-    return cost / int(child.stdout.readline())
+    return cost / int(child.stdout.readline()) * 1e9
 
 
 def responder(implementation: Implementation) -> Callable[[Field, int, float], float]:
@@ -100,12 +94,12 @@ def responder(implementation: Implementation) -> Callable[[Field, int, float], f
             key = str(generate_private_key())
             run("wg", "set", interface, "listen-port", str(PORT), "private-key", "/dev/stdin", stdin=key)
             field.receiver.ip("link", "set", interface, "up")
-            before = cpu_nanoseconds(child.pid)
+            before = thread_seconds([child.pid])
             sent = field.flood(rate, seconds)
-            cost = cpu_nanoseconds(child.pid) - before
+            cost = thread_seconds([child.pid]) - before
             # Another implementation does not tell what came: all that was sent, for all we know.
             told = client.statistics(interface)
-            return cost / (told.drops["handshake_mac1"] if told else sent)
+            return cost / (told.drops["handshake_mac1"] if told else sent) * 1e9
         finally:
             field.receiver.end_processes()
             path.unlink(missing_ok=True)
@@ -116,7 +110,7 @@ def responder(implementation: Implementation) -> Callable[[Field, int, float], f
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--impl", action="append", help="default: wgfast,wireguard-go")
-    parser.add_argument("--rate", type=int, default=100_000, help="messages a second")
+    parser.add_argument("--rate", type=int, default=RATE, help="messages a second")
     parser.add_argument("--seconds", type=float, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

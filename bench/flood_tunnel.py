@@ -1,12 +1,12 @@
 """What does an established tunnel feel of strangers' handshakes?
 
     python bench/flood_tunnel.py                   wgfast beside wireguard-go
-    python bench/flood_tunnel.py --rounds 7 --flood junk --junk 200000
+    python bench/flood_tunnel.py --rounds 7 --flood junk --junk 100000
 
 As root. In every round each implementation gets a tunnel between two network namespaces, and one TCP stream
 (iperf3) is timed through it four times: undisturbed, and while there come to the receiving end
 
-    junk     100,000 initiations a second with a wrong mac1, or as many as --junk says
+    junk     200,000 initiations a second with a wrong mac1, or as many as --junk says
     good     20,000 a second whose mac1 is right, from 1,000 addresses that do not answer cookies; all but
              mac1 is random: anybody can make them who knows the public key
     peers    the handshakes of peers that come back: 8 of them on their way at any time, as many a second as
@@ -38,10 +38,11 @@ from compare_contestants import Contestant, parse_implementations
 from compare_lab import OUTSIDE, PORT, Lab, run, terminated_as_interrupted
 from compare_measures import Settings, iperf, iperf_values
 from crowd_sessions import Crowd
+from flood import RATE
 from handshakes import AT_ONCE, inside
 
 SOURCE = Path(__file__).with_name("flood.c")
-RATES = {"junk": 100_000, "good": 20_000}
+RATES = {"junk": RATE, "good": 20_000}
 KINDS = (*RATES, "peers")
 SOURCES = ("10.9.0.0/22", "10.9.0.1", "1000")
 MESSAGES = 4000

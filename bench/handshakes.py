@@ -6,8 +6,9 @@
 As root. Each round starts every implementation anew in a network namespace, gives it so many peers, and sends
 each peer's initiation, made beforehand, over loopback, with a few on their way at once, so that nobody is
 under load and asks for cookies. What counts is a response for the right initiator; the daemon's processor
-time is that of all its threads. Every peer's first handshake includes the static-static Diffie-Hellman.
-Medians, and the ratio to the last implementation within each round.
+time is that of all its threads. Then all do it again: a peer's first handshake includes the static-static
+Diffie-Hellman, if that was not computed when the peer was configured. Medians, and the ratio to the last
+implementation within each round.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from compare_contestants import Implementation, parse_implementations
 from compare_lab import QUIET, Namespace, run, terminated_as_interrupted, wait_until
+from compare_usage import thread_seconds
 from crowd_sessions import Crowd
 
 from wgfast import generate_private_key, public_key
@@ -32,7 +34,8 @@ from wgfast import generate_private_key, public_key
 PORT = 51820
 AT_ONCE = 8
 PATIENCE = 2.0  # seconds without any response
-_TICKS = os.sysconf("SC_CLK_TCK")
+TURNS = ("first", "again")
+Sample = tuple[float, float]  # handshakes a second, microseconds of processor time for each
 _CLONE_NEWNET = 0x40000000
 
 
@@ -49,14 +52,6 @@ def inside(namespace: Namespace) -> Iterator[None]:
         libc.setns(before, _CLONE_NEWNET)
         os.close(there)
         os.close(before)
-
-
-def cpu_seconds(pids: list[int]) -> float:
-    total = 0
-    for pid in pids:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += int(fields[11]) + int(fields[12])
-    return total / _TICKS
 
 
 def exchange(messages: list[bytes]) -> tuple[int, float]:
@@ -82,8 +77,17 @@ def exchange(messages: list[bytes]) -> tuple[int, float]:
         return len(answered), time.perf_counter() - begin
 
 
-def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
-    """Handshakes a second, and microseconds of processor time for each."""
+def timed(name: str, messages: list[bytes], pids: list[int]) -> Sample:
+    before = thread_seconds(pids)
+    answered, seconds = exchange(messages)
+    cost = thread_seconds(pids) - before
+    if answered < len(messages) * 0.99:
+        raise SystemExit(f"{name}: {answered} of {len(messages)} initiations were answered")
+    return answered / seconds, cost / answered * 1e6
+
+
+def sample(implementation: Implementation, peers: int) -> list[Sample]:
+    """Of each turn."""
     interface = f"wgh{os.getpid()}"
     own = generate_private_key()
     crowd = Crowd(peers, bytes(public_key(own)))
@@ -100,18 +104,13 @@ def sample(implementation: Implementation, peers: int) -> tuple[float, float]:
         wait_until(path.exists, f"{implementation.name}: its socket", 15)
         run("wg", "setconf", interface, "/dev/stdin", stdin=settings, timeout=60)
         namespace.ip("link", "set", interface, "up")
-        messages = [crowd.initiation(number) for number in range(1, peers + 1)]
+        turns = [[crowd.initiation(number) for number in range(1, peers + 1)] for _ in TURNS]
         pids = namespace.pids()
-        before = cpu_seconds(pids)
         with inside(namespace):
-            answered, seconds = exchange(messages)
-        cost = cpu_seconds(pids) - before
+            return [timed(implementation.name, messages, pids) for messages in turns]
     finally:
         namespace.close()
         path.unlink(missing_ok=True)
-    if answered < peers * 0.99:
-        raise SystemExit(f"{implementation.name}: {answered} of {peers} initiations were answered")
-    return answered / seconds, cost / answered * 1e6
 
 
 def main() -> None:
@@ -121,18 +120,19 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=3000)
     options = parser.parse_args()
     contestants = [make() for make in parse_implementations([options.impl]).values()]
-    figures: dict[str, list[tuple[float, float]]] = {each.name: [] for each in contestants}
+    figures: dict[str, list[list[Sample]]] = {each.name: [] for each in contestants}
     with terminated_as_interrupted():
         for _ in range(options.rounds):
             for each in contestants:
                 figures[each.name].append(sample(each, options.peers))
     last = figures[contestants[-1].name]
-    print(f"{'':24}{'handshakes/s':>14}{'us of CPU each':>16}{'handshakes per CPU second':>28}")
-    for each in contestants:
-        mine = figures[each.name]
-        ratio = statistics.median(b[1] / a[1] for a, b in zip(mine, last, strict=True))
-        rate, cost = (statistics.median(column) for column in zip(*mine, strict=True))
-        print(f"{each.name:24}{rate:14.0f}{cost:16.0f}{1e6 / cost:20.0f}, {ratio:.2f} x")
+    print(f"{'':32}{'handshakes/s':>14}{'us of CPU each':>16}{'handshakes per CPU second':>28}")
+    for turn, what in enumerate(TURNS):
+        for each in contestants:
+            mine = figures[each.name]
+            ratio = statistics.median(b[turn][1] / a[turn][1] for a, b in zip(mine, last, strict=True))
+            rate, cost = (statistics.median(column) for column in zip(*(s[turn] for s in mine), strict=True))
+            print(f"{what:8}{each.name:24}{rate:14.0f}{cost:16.0f}{1e6 / cost:20.0f}, {ratio:.2f} x")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from compare_usage import thread_seconds
+
 RIVALS = ("build/peers/bin/wireguard", "build/peers/bin/wireguard-go")
 QUIET = {"LOG_LEVEL": "error", "WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD": "1"}
 SOCKETS = Path("/var/run/wireguard")
@@ -94,8 +96,7 @@ class Daemon:
 
     def cpu(self) -> float:
         """Seconds of all its threads."""
-        tasks = Path(f"/proc/{self.pid}/task").iterdir()
-        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+        return thread_seconds([self.pid])
 
     def memory(self, field: str) -> float:
         """MiB: VmRSS now, VmHWM at its peak."""

@@ -8,6 +8,8 @@ import ctypes
 import gc
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -240,13 +242,12 @@ def test_dh_private(core: _core.Core) -> None:
     core.set_identity(KEY, PUBLIC)
     with watched() as scalars:
         assert core.dh_private(handshake, OTHER)
-    assert bytes(handshake.shared) == bindings.crypto_scalarmult(KEY, OTHER)
-    assert [ctypes.string_at(scalar, 32) for scalar in scalars] == [
-        bytes(32)
-    ]  # the key was wiped where it stood
+        assert bytes(handshake.shared) == bindings.crypto_scalarmult(KEY, OTHER)
+        assert not core.dh_private(handshake, bytes(32))  # a point of low order
+        assert bytes(handshake.shared) == bytes(32)
+    # The key was wiped where it stood.
+    assert [ctypes.string_at(scalar, 32) for scalar in scalars] == [bytes(32)] * 2
     assert bytes(handshake.ephemeral) == bytes(32)
-    assert not core.dh_private(handshake, bytes(32))  # a point of low order
-    assert bytes(handshake.shared) == bytes(32)
 
 
 def test_an_ephemeral_key_pair() -> None:
@@ -265,6 +266,12 @@ def test_an_ephemeral_key_pair() -> None:
     for short in (b"", OTHER[:31], OTHER + b"."):
         with pytest.raises(ValueError, match=f"point: {len(short)} bytes: expected 32"):
             handshake.dh(short)
+
+
+def test_without_x25519() -> None:
+    script = "from wgfast import _core; _core.Handshake().generate()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "RuntimeError: no X25519: wgfast.noise was not imported" in done.stderr
 
 
 def test_addresses_of_functions_are_none() -> None:

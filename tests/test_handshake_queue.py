@@ -215,9 +215,9 @@ def test_handshakes_give_way_and_handlers_do_not() -> None:
     for event in ("roamed", "handshake"):
         side.engine.on(event, lambda news: seen.append((news.name, courtesy.shown)))
     assert side.hear(side.other.initiation(1), source="203.0.113.9:9") == [CONSUMED]
-    with watched() as outside:
+    with watched() as multiplications:
         (response,) = [m for m in side.process() if m[0] == 2]
-    assert (courtesy.blocks, outside) == ([4], [])
+    assert courtesy.blocks == [4] == [len(multiplications)]
     side.other.read_response(response)
     side.hear(side.other.seal(b""))
     side.process()
@@ -230,6 +230,72 @@ def test_handshakes_give_way_and_handlers_do_not() -> None:
     assert [shown for _, shown in seen] == [False] * len(seen)
     assert [name for name, _ in seen].count("handshake") == 2
     assert ("roamed", False) in seen
+
+
+def test_what_an_interrupt_kept_from_being_told_is_told_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while handshakes are computed, where the main thread drives the device."""
+    side = Judged()
+    courtesy = side.engine.control.courtesy = Watched()
+    told: list[str] = []
+    for event in ("roamed", "handshake"):
+        side.engine.on(event, lambda news: told.append(news.name))
+
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    side.hear(side.other.initiation(1), source="203.0.113.9:9")
+    with monkeypatch.context() as patched:
+        patched.setattr(side.engine.control, "_send", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            side.process()
+    assert not courtesy.shown
+    assert told == []
+    side.clock.advance(1)
+    side.hear(side.other.initiation(2), source="203.0.113.10:9")
+    (response,) = [m for m in side.process() if m[0] == 2]
+    side.other.read_response(response)
+    side.hear(side.other.seal(b""), source="203.0.113.10:9")
+    side.process()
+    assert told == ["roamed", "roamed", "handshake"]
+
+
+def test_there_is_no_news_of_a_peer_that_a_handler_has_removed() -> None:
+    engine = Engine(generate_private_key())
+    public = engine.public_key
+    assert public
+    others = [NoisePeer(public) for _ in range(2)]
+    peers = {bytes(other.public): engine.add_peer(other.public, endpoint="192.0.2.1:1") for other in others}
+    told: list[object] = []
+
+    def remove_the_other(news: control.News) -> None:
+        told.append(news.peer)
+        (other,) = (peer for key, peer in peers.items() if key != news.peer)
+        engine.remove_peer(other)
+
+    engine.on("roamed", remove_the_other)
+    engine.control.enable(1)
+    for number, other in enumerate(others):
+        assert hear(engine, other.initiation(), f"203.0.113.{number}:1", 1) == f"status {CONSUMED}"
+    engine.process(1, 10**18)
+    assert len(told) == 1
+    assert engine.control.handler_errors == engine.control.errors == 0
+
+
+def test_one_courtesy_within_another() -> None:
+    """As of a handler of log messages that wants a handshake."""
+    seen: list[int] = []
+
+    def work() -> None:
+        courtesy = priority.Courtesy()
+        seen.append(nice())
+        for _ in range(2):
+            with courtesy, courtesy:
+                seen.append(nice())
+            seen.append(nice())
+
+    on_a_thread(work)
+    assert seen[0::2] == [seen[0]] * 3
+    assert seen[1] == seen[3] > seen[0]
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["without", "with"])

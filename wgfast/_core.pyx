@@ -831,7 +831,7 @@ cdef class Handshake(Fixed):
         with nogil:
             made = wgf_handshake_generate(hs, functions, public_key)
         if not made:
-            raise OSError("no random bytes from the system")
+            raise OSError("no ephemeral key: the system has no random bytes")
         return public_key[:32]
 
     def dh(self, point):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import os
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -83,8 +84,9 @@ class Control:
         self.under_load = False
         self.handler_errors = 0
         self.errors = 0  # exceptions that are none of a handler's; each a mistake of ours
-        self.courtesy: AbstractContextManager[None] = nullcontext()  # around all that computes a handshake
-        self._untold: list[News] | None = None  # while handshakes are computed
+        self.courtesy: AbstractContextManager[None] = nullcontext()  # around what computes handshakes
+        self._computing = False
+        self._untold: deque[News] = deque()  # not empty for longer than handshakes are computed
         self._handlers: dict[str, list[Handler]] = {event: [] for event in EVENT_NAMES}
         self._stamper = noise.Tai64n()
         self._cookie = timers.CookieSecret()
@@ -170,8 +172,8 @@ class Control:
     # ---- for peers ----
 
     def handshake(self, peer: int, now: int, wall: int) -> None:
-        """Begins a handshake as soon as REKEY-TIMEOUT since the last initiation allows. OSError never: what
-        cannot be sent now is tried again."""
+        """Begins a handshake as soon as REKEY-TIMEOUT since the last initiation allows. What cannot be sent
+        now is tried again."""
         if not self.enabled:
             return
         shook_at = self.core.peer_handshake_sent(peer)
@@ -223,13 +225,14 @@ class Control:
         and the processes they start, are none of those that give way."""
         if not messages:
             return
-        untold = self._untold = []
-        with self.courtesy:
-            for message in messages:
-                self._guard(self._take, message, now)
-        self._untold = None
-        for news in untold:
-            self._tell(news)
+        self._computing = True
+        try:
+            with self.courtesy:
+                for message in messages:
+                    self._guard(self._take, message, now)
+        finally:
+            self._computing = False
+        self._tell_all()
 
     def _take(self, message: _core.Queued, now: int) -> None:
         if not self.enabled:
@@ -396,9 +399,18 @@ class Control:
         return soon if deadline is None else min(soon, deadline)
 
     def _tell(self, news: News) -> None:
-        if self._untold is not None:
-            self._untold.append(news)
-            return
+        self._untold.append(news)
+        if not self._computing:
+            self._tell_all()
+
+    def _tell_all(self) -> None:
+        while self._untold:
+            news = self._untold.popleft()
+            # A handler may have removed the peer since.
+            if news.peer is None or self.core.find_peer(news.peer):
+                self._call_handlers(news)
+
+    def _call_handlers(self, news: News) -> None:
         for handler in tuple(self._handlers[news.name]):
             try:
                 handler(news)

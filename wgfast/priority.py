@@ -22,29 +22,41 @@ _LOWEST = 19
 
 
 class Courtesy:
-    """`with courtesy:` the calling thread has a lower priority, if it may have its own back afterwards."""
+    """`with courtesy:` the calling thread has a lower priority, if it may have its own back afterwards.
+    Blocks may lie within each other."""
 
-    __slots__ = ("_before", "_may")
+    __slots__ = ("_before", "_depth", "_may")
 
     def __init__(self) -> None:
         self._may: bool | None = None
         self._before = 0
+        self._depth = 0
 
     def __enter__(self) -> None:
-        if self._may is None:
-            self._may = may_come_back()
-        if self._may:
-            self._before = os.getpriority(os.PRIO_PROCESS, 0)  # 0: the thread, on Linux
-            os.setpriority(os.PRIO_PROCESS, 0, min(self._before + LESS, _LOWEST))
+        self._depth += 1
+        if self._depth == 1:
+            self._lower()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._may:
+        self._depth -= 1
+        if self._depth == 0 and self._may:
             try:
                 os.setpriority(os.PRIO_PROCESS, 0, self._before)
             except OSError:  # the privilege is gone since
                 self._may = False
+
+    def _lower(self) -> None:
+        if self._may is None:
+            self._may = may_come_back()
+        if not self._may:
+            return
+        try:
+            self._before = os.getpriority(os.PRIO_PROCESS, 0)  # 0: the thread, on Linux
+            os.setpriority(os.PRIO_PROCESS, 0, min(self._before + LESS, _LOWEST))
+        except OSError:  # somebody has forbidden the call
+            self._may = False
 
 
 def may_come_back() -> bool:

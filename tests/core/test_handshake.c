@@ -1,8 +1,13 @@
 /* The handshake's symmetric state: a whole Noise_IKpsk2 exchange, both sides, against values computed
- * independently; refusals; guard pages. X25519's results are stood in for by fixed bytes.
+ * independently; refusals; guard pages. X25519 and its results are stood in for by fixed bytes.
  *
  * cc -I wgfast/core -I tests/core tests/core/test_handshake.c wgfast/core/{handshake,aead*,poly1305,
  * selftest,blake2s}.c */
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include "check.h"
 #include "guard.h"
 #include "handshake.h"
@@ -187,6 +192,103 @@ static void test_guard_pages(struct check_random *random)
 	guard_unmap(pages[1]);
 }
 
+/* ---- X25519, with functions that stand in for libsodium's ---- */
+
+/* What the function met: where its result goes, what was there, and its scalar. */
+static struct {
+	uint8_t *out;
+	const uint8_t *scalar;
+	uint8_t scalar_then[32], result[32];
+	int answer;
+} met;
+
+static int stand_in(uint8_t *out, const uint8_t *scalar)
+{
+	met.out = out;
+	met.scalar = scalar;
+	memcpy(met.scalar_then, scalar, 32);
+	memcpy(out, met.result, 32);
+	return met.answer;
+}
+
+static int stand_in_at(uint8_t *out, const uint8_t *scalar, const uint8_t *point)
+{
+	CHECK(point[0] == 9 && point[31] == 7);
+	return stand_in(out, scalar);
+}
+
+static const struct wgf_x25519 stand_ins = {stand_in_at, stand_in};
+
+static bool is_zero(const uint8_t *p)
+{
+	static const uint8_t zeros[32];
+	return memcmp(p, zeros, 32) == 0;
+}
+
+/* Zeros that are called a success, and anything that is called a failure, are refused and not kept. */
+static void test_multiplication(struct check_random *random)
+{
+	const uint8_t point[32] = {[0] = 9, [31] = 7};
+	for (int private = 0; private < 2; private++) {
+		for (int kind = 0; kind < 3; kind++) {
+			struct wgf_handshake hs, before;
+			check_random_fill(random, (uint8_t *)&hs, sizeof(hs));
+			before = hs;
+			check_random_fill(random, met.result, 32);
+			met.result[5] |= 1;
+			if (kind == 1)
+				memset(met.result, 0, 32);
+			met.answer = kind == 2 ? -1 : 0;
+			bool sound = private ? wgf_handshake_dh_private(&hs, &stand_ins, point)
+					     : wgf_handshake_dh(&hs, &stand_ins, point);
+			CHECK(sound == (kind == 0));
+			CHECK(sound ? memcmp(hs.shared, met.result, 32) == 0 : is_zero(hs.shared));
+			CHECK(memcmp(met.scalar_then, private ? before.private_key : before.ephemeral, 32) == 0);
+			CHECK(private ? is_zero(hs.private_key) : memcmp(&hs.private_key, before.private_key, 32) == 0);
+			CHECK(memcmp(hs.ephemeral, before.ephemeral, 32) == 0);
+		}
+	}
+}
+
+static bool no_randomness;
+
+/* In place of the library's. */
+ssize_t getrandom(void *buffer, size_t size, unsigned flags)
+{
+	if (!no_randomness)
+		return (ssize_t)syscall(SYS_getrandom, buffer, size, flags);
+	errno = ENOSYS;
+	return -1;
+}
+
+static bool within(const void *p, const struct wgf_handshake *hs)
+{
+	return (uintptr_t)p >= (uintptr_t)hs && (uintptr_t)p < (uintptr_t)(hs + 1);
+}
+
+/* libsodium has the scalar where its result is to be until it is done, so that must be secret memory too. */
+static void test_key_pair(struct check_random *random)
+{
+	struct wgf_handshake hs;
+	uint8_t public_key[32], first[32];
+	check_random_fill(random, (uint8_t *)&hs, sizeof(hs));
+	check_random_fill(random, met.result, 32);
+	met.answer = 0;
+	CHECK(wgf_handshake_generate(&hs, &stand_ins, public_key));
+	CHECK(memcmp(public_key, met.result, 32) == 0);
+	CHECK(met.scalar == hs.ephemeral && memcmp(met.scalar_then, hs.ephemeral, 32) == 0);
+	CHECK(within(met.out, &hs) && is_zero(met.out));
+	memcpy(first, hs.ephemeral, 32);
+	CHECK(wgf_handshake_generate(&hs, &stand_ins, public_key));
+	CHECK(memcmp(first, hs.ephemeral, 32) != 0);
+	met.answer = -1;
+	CHECK(!wgf_handshake_generate(&hs, &stand_ins, public_key));
+	met.answer = 0;
+	no_randomness = true;
+	CHECK(!wgf_handshake_generate(&hs, &stand_ins, public_key));
+	no_randomness = false;
+}
+
 int main(void)
 {
 	struct check_random random = check_random_begin("test_handshake");
@@ -194,6 +296,8 @@ int main(void)
 	test_exchange();
 	test_refusals();
 	test_guard_pages(&random);
+	test_multiplication(&random);
+	test_key_pair(&random);
 	printf("test_handshake: ok\n");
 	return 0;
 }

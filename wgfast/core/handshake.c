@@ -1,4 +1,4 @@
-/* The operations of Noise_IKpsk2 on a symmetric state, in the order in which a handshake meets them.
+/* X25519 into a handshake's state, then the operations of Noise_IKpsk2 on it, in the order in which a handshake meets them.
  * Each is a line or two of the whitepaper (section 5.4); which follows which is noise.py's business.
  *
  * Intermediate secrets are either fields of the state, which its owner wipes, or wiped here. */
@@ -10,11 +10,11 @@
 #include "random.h"
 
 /* HASH("Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s"), and HASH of that and "WireGuard v1 zx2c4 Jason@zx2c4.com". */
-static const uint8_t construction[WGF_HASH_SIZE] = {
+static const uint8_t initial_chain[WGF_HASH_SIZE] = {
 	0x60, 0xe2, 0x6d, 0xae, 0xf3, 0x27, 0xef, 0xc0, 0x2e, 0xc3, 0x35, 0xe2, 0xa0, 0x25, 0xd2, 0xd0,
 	0x16, 0xeb, 0x42, 0x06, 0xf8, 0x72, 0x77, 0xf5, 0x2d, 0x38, 0xd1, 0x98, 0x8b, 0x78, 0xcd, 0x36,
 };
-static const uint8_t identifier[WGF_HASH_SIZE] = {
+static const uint8_t initial_hash[WGF_HASH_SIZE] = {
 	0x22, 0x11, 0xb3, 0x61, 0x08, 0x1a, 0xc5, 0x66, 0x69, 0x12, 0x43, 0xdb, 0x45, 0x8a, 0xd5, 0x32,
 	0x2d, 0x9c, 0x6c, 0x66, 0x22, 0x93, 0xe8, 0xb7, 0x0e, 0xe1, 0x9c, 0x65, 0xba, 0x07, 0x9e, 0xf3,
 };
@@ -22,7 +22,12 @@ static const uint8_t identifier[WGF_HASH_SIZE] = {
 bool wgf_handshake_generate(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
 			    uint8_t public_key[WGF_KEY_SIZE])
 {
-	return wgf_random(hs->ephemeral, sizeof(hs->ephemeral)) && x25519->base(public_key, hs->ephemeral) == 0;
+	/* By way of secret memory: libsodium keeps the scalar where its result goes until it has that. */
+	bool made = wgf_random(hs->ephemeral, sizeof(hs->ephemeral)) && x25519->base(hs->shared, hs->ephemeral) == 0;
+	if (made)
+		memcpy(public_key, hs->shared, WGF_KEY_SIZE);
+	wgf_wipe(hs->shared, sizeof(hs->shared));
+	return made;
 }
 
 /* Whatever the library did with the result of a point of low order, it is not kept. */
@@ -53,8 +58,8 @@ bool wgf_handshake_dh_private(struct wgf_handshake *hs, const struct wgf_x25519 
 
 void wgf_handshake_begin(struct wgf_handshake *hs, const uint8_t responder_static[WGF_KEY_SIZE])
 {
-	memcpy(hs->chain, construction, WGF_HASH_SIZE);
-	memcpy(hs->hash, identifier, WGF_HASH_SIZE);
+	memcpy(hs->chain, initial_chain, WGF_HASH_SIZE);
+	memcpy(hs->hash, initial_hash, WGF_HASH_SIZE);
 	wgf_handshake_mix_hash(hs, responder_static, WGF_KEY_SIZE);
 }
 

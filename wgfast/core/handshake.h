@@ -26,7 +26,7 @@ struct wgf_x25519 {
 	int (*base)(uint8_t *out, const uint8_t *scalar);                           /* crypto_scalarmult_base */
 };
 
-/* A new ephemeral key pair; false: there is no randomness. */
+/* A new ephemeral key pair; false: there is no randomness, or the library failed. */
 bool wgf_handshake_generate(struct wgf_handshake *hs, const struct wgf_x25519 *x25519,
 			    uint8_t public_key[WGF_KEY_SIZE]);
 /* shared := X25519(ephemeral, point), and the same of the device's private key (wgf_device_dh) in its place. false,

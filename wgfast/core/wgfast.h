@@ -154,7 +154,7 @@ void wgf_handshake_give(struct wgf_handshake *hs);
 bool wgf_handshake_alive(const struct wgf_handshake *hs); /* false in a forked child */
 
 /* X25519 of the device's private key and a point into hs->shared. -ENOKEY: there is no private key. -EDOM: the point
- * has low order. Done without the device's lock, for it takes some ten microseconds. */
+ * has low order. Done without the device's lock, for it takes some tens of microseconds. */
 int wgf_device_dh(struct wgf_device *device, struct wgf_handshake *hs, const struct wgf_x25519 *x25519, const uint8_t point[WGF_KEY_SIZE]);
 /* The static-static secret of a peer: 0 and mixed in as wgf_handshake_mix_secret does, or -ENOKEY when
  * it is not known yet and must be computed. */
