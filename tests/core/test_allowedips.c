@@ -6,7 +6,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "allowedips_family.h"
 #include "allowedips_table.h"
+#include "bytes.h"
 
 /* ---- The oracle: prefixes in a plain array ---- */
 
@@ -230,6 +232,97 @@ static void test_random_changes(struct check_random *random)
 	end();
 }
 
+/* ---- Few prefixes (few.h) ---- */
+
+#define BATCH_MOST 1300u
+
+/* Nothing behind the batch is touched. */
+static void check_batch(struct check_random *random, size_t n)
+{
+	static uint32_t addresses4[BATCH_MOST], owners4[BATCH_MOST + 1], owners6[BATCH_MOST + 1];
+	static uint8_t addresses6[BATCH_MOST][16];
+	for (size_t i = 0; i < n; i++) {
+		random_address(random, addresses6[i]);
+		if (oracle_count && check_random_below(random, 2))
+			memcpy(addresses6[i], oracle[check_random_below(random, oracle_count)].address, 16);
+		if (check_random_below(random, 4) == 0)
+			addresses6[i][check_random_below(random, 16)] ^= (uint8_t)(1u << check_random_below(random, 8));
+		addresses4[i] = wgf_load_be32(addresses6[i]);
+	}
+	owners4[n] = owners6[n] = 77;
+	wgf_allowedips_lookup4_many(table, addresses4, n, owners4);
+	wgf_allowedips_lookup6_many(table, addresses6[0], n, owners6);
+	for (size_t i = 0; i < n; i++) {
+		CHECK(owners4[i] == oracle_lookup(WGF_IPV4, addresses6[i]));
+		CHECK(owners6[i] == oracle_lookup(WGF_IPV6, addresses6[i]));
+	}
+	CHECK(owners4[n] == 77 && owners6[n] == 77);
+}
+
+/* What is few is kept apart, and nothing else. */
+static void check_kept(void)
+{
+	size_t count4 = 0, count6;
+	for (size_t i = 0; i < oracle_count; i++)
+		count4 += oracle[i].family == WGF_IPV4;
+	count6 = oracle_count - count4;
+	CHECK((few_of(&table->ipv4) != NULL) == (count4 > 0 && count4 <= WGF_FEW4));
+	CHECK((few_of(&table->ipv6) != NULL) == (count6 > 0 && count6 <= WGF_FEW6));
+}
+
+/* So many as are compared one by one, one more, one less, and none, by turns; batches of every size, also of just as many
+ * as are looked up at once. */
+static void test_few(struct check_random *random)
+{
+	size_t wanted = 0;
+	begin();
+	oracle_count = 0;
+	for (int i = 0; i < 6000; i++) {
+		struct wgf_prefix prefix = random_prefix(random);
+		if (i % 40 == 0)
+			wanted = check_random_below(random, 2 * (WGF_FEW4 + WGF_FEW6));
+		if (oracle_count && check_random_below(random, 3) == 0) { /* a move, to the same owner at times */
+			prefix = oracle[check_random_below(random, oracle_count)];
+			prefix.owner = (uint32_t)check_random_below(random, 12);
+		} else if (oracle_count > wanted) {
+			prefix = oracle[check_random_below(random, oracle_count)];
+			CHECK(wgf_allowedips_remove(table, prefix.family, prefix.address, prefix.length, prefix.owner) == 0);
+			CHECK(oracle_remove(&prefix, prefix.owner) == 0);
+			prefix.length = 255;
+		}
+		if (prefix.length != 255) {
+			oracle_insert(&prefix);
+			CHECK(insert_prefix(&prefix) == 0);
+		}
+		check_batch(random, i % 50 ? check_random_below(random, 40) : 500 + check_random_below(random, BATCH_MOST - 500));
+		check_kept();
+		CHECK(atomic_load(&epoch.waiting) < 100);
+	}
+	for (size_t n = 505; n < 520; n++)
+		check_batch(random, n);
+	for (uint32_t owner = 0; owner < 12; owner++)
+		CHECK(wgf_allowedips_remove_owner(table, owner) == oracle_remove_owner(owner));
+	check_batch(random, 40);
+	check_kept();
+	end();
+}
+
+/* A table of which nobody but its changer takes care gives back what changes leave, too. */
+static void test_nothing_piles_up(void)
+{
+	begin();
+	for (uint32_t i = 0; i < 10000; i++) {
+		CHECK(insert4(0, 0, i % 2) == 0);
+		CHECK(atomic_load(&epoch.waiting) < 100);
+	}
+	for (uint32_t i = 0; i < 10000; i++) {
+		CHECK(remove4(0, 0, 1) == (i ? -ENOENT : 0));
+		CHECK(insert4(0x0a000000, 32, 2) == 0 && wgf_allowedips_remove_owner(table, 2) == 1);
+		CHECK(atomic_load(&epoch.waiting) < 100);
+	}
+	end();
+}
+
 static void test_limits(void)
 {
 	uint8_t address[16] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff,
@@ -319,5 +412,7 @@ int main(void)
 	test_limits();
 	test_out_of_memory();
 	test_random_changes(&random);
+	test_few(&random);
+	test_nothing_piles_up();
 	return 0;
 }

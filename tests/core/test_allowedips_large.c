@@ -373,6 +373,13 @@ static void test_work_of_removals(void)
 	CHECK(work_of_removal(4, 0) == 0);
 	CHECK(work_of_removal(1, 45000) < 45000 * 512 && wgf_allowedips_count(table) == 0);
 	end();
+	begin(); /* a large table that is not crowded anywhere, of which nothing or next to nothing is left */
+	for (uint32_t left = 0; left < 20; left += 10) {
+		for (uint32_t i = 0; i < 700; i++)
+			CHECK(insert4(0x0a000000 + 0x20000 * i, 24, i < left ? 1 : 2) == 0);
+		CHECK(work_of_removal(2, 700 - left) < 700 * 512 && wgf_allowedips_count(table) == left);
+	}
+	end();
 }
 
 /* Nearly all go: so does their memory, and the rest answers as before. */

@@ -1,5 +1,6 @@
 /* Allowed IPs: for each family the prefixes (prefixes.c), from which changes are made, and the trie (trie.c) that
- * packets read. What takes memory comes first, so that a change that fails has changed nothing.
+ * packets read, or where prefixes are few a copy of them (few.c). What cannot be done without memory comes first,
+ * so that a change that fails has changed nothing.
  *
  * A small trie that has no room for a change, or has become too many prefixes, gives way to a larger one, built beside
  * it and shown by one store; so do trie and records that have lost nearly all they held. */
@@ -8,9 +9,8 @@
 #include <sched.h>
 #include <stdlib.h>
 
-#include "allowedips.h"
+#include "allowedips_family.h"
 #include "bytes.h"
-#include "trie.h"
 
 #define SMALL_UNITS 512u        /* of the first trie: 4 KiB */
 #define SMALL_UNITS_MAX 8192u
@@ -18,18 +18,6 @@
 #define LARGE_PREFIXES 128u     /* fewer: a small one again */
 #define TABLE_UNITS (1u << WGF_BITS_LARGE) /* of a large trie */
 #define FEW_RECORDS 4096u       /* not worth the while to give back */
-#define LOOKUPS_AT_ONCE 65536u  /* inside a reader, so that changes get their memory back */
-
-struct family {
-	struct wgf_prefixes prefixes;      /* under the lock */
-	_Atomic(struct wgf_trie *) trie;   /* changed under the lock; NULL while there are no prefixes */
-};
-
-struct wgf_allowedips {
-	struct family ipv4, ipv6;
-	struct wgf_epoch *epoch;
-	pthread_mutex_t lock;
-};
 
 struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch)
 {
@@ -45,12 +33,9 @@ struct wgf_allowedips *wgf_allowedips_create(struct wgf_epoch *epoch)
 	wgf_prefixes_init(&table->ipv6.prefixes, 4);
 	atomic_init(&table->ipv4.trie, NULL);
 	atomic_init(&table->ipv6.trie, NULL);
+	atomic_init(&table->ipv4.few, NULL);
+	atomic_init(&table->ipv6.few, NULL);
 	return table;
-}
-
-static struct wgf_trie *trie_of(const struct family *family) /* under the lock */
-{
-	return atomic_load_explicit(&family->trie, memory_order_relaxed);
 }
 
 void wgf_allowedips_destroy(struct wgf_allowedips *table)
@@ -59,6 +44,8 @@ void wgf_allowedips_destroy(struct wgf_allowedips *table)
 		return;
 	wgf_trie_destroy(trie_of(&table->ipv4));
 	wgf_trie_destroy(trie_of(&table->ipv6));
+	wgf_few_destroy(few_of(&table->ipv4));
+	wgf_few_destroy(few_of(&table->ipv6));
 	wgf_prefixes_destroy(&table->ipv4.prefixes);
 	wgf_prefixes_destroy(&table->ipv6.prefixes);
 	pthread_mutex_destroy(&table->lock);
@@ -174,6 +161,28 @@ static void shrink(struct wgf_allowedips *table, struct family *family)
 		condense(table, family, WGF_BITS_LARGE, 0);
 }
 
+/* Last in a change of the trie, which until then only those readers see that asked for the few before there were any.
+ * Without memory for them the trie is read. */
+static void show_few(struct wgf_allowedips *table, struct family *family)
+{
+	struct wgf_trie *trie = trie_of(family);
+	struct wgf_few *old = few_of(family), *few = trie ? wgf_few_create(trie) : NULL;
+	if (few != old)
+		atomic_store_explicit(&family->few, few, memory_order_release);
+	if (old)
+		wgf_few_retire(old, table->epoch);
+}
+
+/* Ends a change. In a small table more is retired than its pool of nodes, which collects when it needs room, knows of. */
+static void unlock(struct wgf_allowedips *table, const struct family *family)
+{
+	const struct wgf_trie *trie = trie_of(family);
+	bool small = !trie || trie->bits == WGF_BITS_SMALL;
+	pthread_mutex_unlock(&table->lock);
+	if (small && wgf_epoch_waits(table->epoch))
+		wgf_epoch_collect(table->epoch);
+}
+
 /* ---- Changes, under the lock ---- */
 
 typedef int wgf_trie_change(struct wgf_trie *trie, uint32_t number);
@@ -203,6 +212,8 @@ static int move(struct wgf_allowedips *table, struct family *family, uint32_t nu
 	int error = attempt(table, family, wgf_trie_move, number);
 	if (error)
 		wgf_prefixes_move(&family->prefixes, number, previous);
+	else
+		show_few(table, family);
 	return error;
 }
 
@@ -223,6 +234,8 @@ static int insert(struct wgf_allowedips *table, struct family *family, struct wg
 	if (error) {
 		wgf_prefixes_remove(&family->prefixes, number);
 		shrink(table, family);
+	} else {
+		show_few(table, family);
 	}
 	return error;
 }
@@ -236,7 +249,7 @@ int wgf_allowedips_insert(struct wgf_allowedips *table, enum wgf_family family, 
 		return -EINVAL;
 	pthread_mutex_lock(&table->lock);
 	int error = insert(table, of, key, length, owner);
-	pthread_mutex_unlock(&table->lock);
+	unlock(table, of);
 	return error;
 }
 
@@ -309,9 +322,10 @@ int wgf_allowedips_remove(struct wgf_allowedips *table, enum wgf_family family, 
 		       owner == wgf_record_owner(wgf_prefixes_at(&of->prefixes, number)))) {
 		drop(table, of, number);
 		shrink(table, of);
+		show_few(table, of);
 		error = 0;
 	}
-	pthread_mutex_unlock(&table->lock);
+	unlock(table, of);
 	return error;
 }
 
@@ -323,6 +337,8 @@ static size_t remove_some(struct wgf_allowedips *table, struct family *family, u
 		removed++;
 	}
 	shrink(table, family);
+	if (removed)
+		show_few(table, family);
 	return removed;
 }
 
@@ -330,8 +346,10 @@ size_t wgf_allowedips_remove_some(struct wgf_allowedips *table, uint32_t owner, 
 {
 	pthread_mutex_lock(&table->lock);
 	size_t removed = remove_some(table, &table->ipv4, owner, most);
+	unlock(table, &table->ipv4);
+	pthread_mutex_lock(&table->lock);
 	removed += remove_some(table, &table->ipv6, owner, most - removed);
-	pthread_mutex_unlock(&table->lock);
+	unlock(table, &table->ipv6);
 	return removed;
 }
 
@@ -340,82 +358,14 @@ size_t wgf_allowedips_remove_owner(struct wgf_allowedips *table, uint32_t owner)
 	return wgf_allowedips_remove_some(table, owner, SIZE_MAX);
 }
 
-/* ---- Lookups ---- */
-
-static void nothing(size_t n, uint32_t *owners)
-{
-	for (size_t i = 0; i < n; i++)
-		owners[i] = WGF_OWNER_NONE;
-}
-
-void wgf_allowedips_batch4(const struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
-			   uint32_t *owners)
-{
-	const struct wgf_trie *trie = atomic_load_explicit(&table->ipv4.trie, memory_order_acquire);
-	if (trie)
-		wgf_trie_lookup4(trie, addresses, n, owners);
-	else
-		nothing(n, owners);
-}
-
-void wgf_allowedips_batch6(const struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
-			   uint32_t *owners)
-{
-	const struct wgf_trie *trie = atomic_load_explicit(&table->ipv6.trie, memory_order_acquire);
-	if (trie)
-		wgf_trie_lookup6(trie, addresses, n, owners);
-	else
-		nothing(n, owners);
-}
-
-uint32_t wgf_allowedips_lookup4(const struct wgf_allowedips *table, const uint8_t address[4])
-{
-	uint32_t number = wgf_load_be32(address), owner;
-	wgf_allowedips_batch4(table, &number, 1, &owner);
-	return owner;
-}
-
-uint32_t wgf_allowedips_lookup6(const struct wgf_allowedips *table, const uint8_t address[16])
-{
-	uint32_t owner;
-	wgf_allowedips_batch6(table, address, 1, &owner);
-	return owner;
-}
-
-void wgf_allowedips_lookup4_many(struct wgf_allowedips *table, const uint32_t *addresses, size_t n,
-				 uint32_t *owners)
-{
-	struct wgf_reader reader;
-	wgf_epoch_join(table->epoch, &reader);
-	for (size_t done = 0; done < n; done += LOOKUPS_AT_ONCE) {
-		size_t some = n - done < LOOKUPS_AT_ONCE ? n - done : LOOKUPS_AT_ONCE;
-		wgf_epoch_enter(table->epoch, &reader);
-		wgf_allowedips_batch4(table, addresses + done, some, owners + done);
-		wgf_epoch_exit(&reader);
-	}
-	wgf_epoch_leave(table->epoch, &reader);
-}
-
-void wgf_allowedips_lookup6_many(struct wgf_allowedips *table, const uint8_t *addresses, size_t n,
-				 uint32_t *owners)
-{
-	struct wgf_reader reader;
-	wgf_epoch_join(table->epoch, &reader);
-	for (size_t done = 0; done < n; done += LOOKUPS_AT_ONCE) {
-		size_t some = n - done < LOOKUPS_AT_ONCE ? n - done : LOOKUPS_AT_ONCE;
-		wgf_epoch_enter(table->epoch, &reader);
-		wgf_allowedips_batch6(table, addresses + 16 * done, some, owners + done);
-		wgf_epoch_exit(&reader);
-	}
-	wgf_epoch_leave(table->epoch, &reader);
-}
-
 /* ---- What is in it ---- */
 
 static size_t memory_of(const struct family *family)
 {
 	const struct wgf_trie *trie = trie_of(family);
-	return wgf_prefixes_memory(&family->prefixes) + (trie ? wgf_trie_memory(trie) : 0);
+	const struct wgf_few *few = few_of(family);
+	return wgf_prefixes_memory(&family->prefixes) + (trie ? wgf_trie_memory(trie) : 0) +
+	       (few ? wgf_few_memory(few) : 0);
 }
 
 size_t wgf_allowedips_memory(struct wgf_allowedips *table)

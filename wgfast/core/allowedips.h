@@ -2,8 +2,10 @@
  *
  * Owners are small dense integers (a device's peer identifiers). Lookups take no lock and may run
  * in any number of threads, each inside a reader of the table's epoch; changes are serialised by the
- * table's own lock and appear to readers in one step each. A prefix has one owner: inserting it again
- * moves it, and every lookup meanwhile yields the old or the new owner. How it is done: trie.h, prefixes.h. */
+ * table's own lock, and a lookup meets all of one or nothing. A prefix has one owner: inserting it again
+ * moves it, and every lookup meanwhile yields the old or the new owner. (Where a table has just become so small
+ * that it is read in another way, few.h, a lookup that had begun before may already meet the next change.)
+ * How it is done: trie.h, few.h, prefixes.h. */
 #ifndef WGF_ALLOWEDIPS_H
 #define WGF_ALLOWEDIPS_H
 

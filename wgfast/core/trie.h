@@ -27,7 +27,8 @@
  * is a tenth quicker and 10 MiB larger.)
  *
  * Up to some hundred prefixes the table is one of 6 bits, and the whole a few KiB. There IPv4 has the nodes of IPv6, for a
- * host route would lie five nodes down and is one or two that way: 9 ns a lookup instead of 27.
+ * host route would lie five nodes down and is one or two that way: 9 ns a lookup instead of 27. Of a dozen prefixes it is
+ * not even that which is read (few.h).
  *
  * Nodes never change. A change builds those it affects anew, in free memory, and shows them by one store into the
  * table; the old ones go through the epoch. So whatever entry a reader got hold of is the answer of one moment, and

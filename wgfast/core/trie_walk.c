@@ -60,6 +60,7 @@ static void visit_node(struct walk *walk, uint32_t at, struct rest rest, unsigne
 void wgf_trie_walk(struct wgf_trie *trie, bool (*visit)(void *context, uint32_t number), void *context)
 {
 	struct walk walk = {.trie = trie, .visit = visit, .context = context};
+	trie->prefixes->work += (uint64_t)1 << trie->bits;
 	for (size_t place = 0; place < (size_t)1 << trie->bits && !walk.over; place++) {
 		uint64_t entry = atomic_load_explicit(&wgf_trie_table(trie)[place], memory_order_relaxed);
 		unsigned parts = wgf_trie_parts(trie);
