@@ -212,7 +212,7 @@ class Handshake:
         """32 writable bytes of secret memory: our ephemeral private key."""
     @property
     def shared(self) -> memoryview:
-        """32 writable bytes of secret memory: where X25519 puts its result."""
+        """32 writable bytes of secret memory: where X25519 puts its result. Tests and tools only."""
     remote_ephemeral: bytes
     remote_static: bytes
     @property

@@ -790,7 +790,7 @@ cdef class Handshake(Fixed):
 
     @property
     def shared(self):
-        """32 writable bytes of secret memory: where X25519 puts its result."""
+        """32 writable bytes of secret memory: where X25519 puts its result. Tests and tools only."""
         return view_of(self, self.state().shared)
 
     @property

@@ -105,6 +105,11 @@ static void test_roam(void)
 	CHECK(wgf_endpoint_roam(&cell, &b));
 	b.family = 4;
 	CHECK(wgf_endpoint_roam(&cell, &b));
+	const struct wgf_endpoint none = {0};
+	wgf_endpoint_store(&cell, &none);
+	CHECK(!wgf_endpoint_roam(&cell, &a)); /* who was nowhere has not roamed */
+	wgf_endpoint_load(&cell, &seen);
+	CHECK(memcmp(&seen, &a, sizeof(a)) == 0);
 }
 
 static void test_clear_source(void)

@@ -19,7 +19,8 @@ struct wgf_blake2s {
 
 void wgf_blake2s_init(struct wgf_blake2s *state, size_t out_len, const uint8_t *key, size_t key_len);
 void wgf_blake2s_update(struct wgf_blake2s *state, const uint8_t *data, size_t len);
-/* Takes in the key (or another first block) now, once for many messages that begin from copies of the state: each shall be longer than 0. */
+/* Takes in the key, or another first block, now: once for many messages that begin from copies of the state, each of which
+ * shall be longer than 0. */
 void wgf_blake2s_settle(struct wgf_blake2s *state);
 void wgf_blake2s_final(struct wgf_blake2s *state, uint8_t *out); /* out_len bytes; wipes the state */
 

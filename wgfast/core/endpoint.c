@@ -87,7 +87,7 @@ bool wgf_endpoint_roam(struct wgf_endpoint_cell *cell, const struct wgf_endpoint
 	get_words(cell, &current);
 	put_words(cell, value);
 	end_write(cell, odd);
-	return !wgf_endpoint_same_address(&current, value);
+	return current.family && !wgf_endpoint_same_address(&current, value);
 }
 
 static bool has_this_source(const struct wgf_endpoint *endpoint, const struct wgf_endpoint *seen)

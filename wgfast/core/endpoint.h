@@ -32,7 +32,7 @@ struct wgf_endpoint_cell {
 void wgf_endpoint_load(struct wgf_endpoint_cell *cell, struct wgf_endpoint *out);
 /* Any thread; writers take turns by spinning on the sequence for the length of one copy. */
 void wgf_endpoint_store(struct wgf_endpoint_cell *cell, const struct wgf_endpoint *value);
-/* Stores if it differs and is an address. True if the address or port (not only the source) changed. */
+/* Stores if it differs and is an address. True if there was one before, with another address or port (not only source). */
 bool wgf_endpoint_roam(struct wgf_endpoint_cell *cell, const struct wgf_endpoint *value);
 /* Forgets the source, and only the source, and only if it is still this one (NULL: whichever). */
 void wgf_endpoint_clear_source(struct wgf_endpoint_cell *cell, const struct wgf_endpoint *seen);

@@ -232,9 +232,7 @@ int wgf_peer_heard(struct wgf_device *device, uint64_t handle, const struct wgf_
 	int error = wgf_handle_lock(device, handle, &peer);
 	if (error)
 		return error;
-	struct wgf_endpoint before;
-	wgf_endpoint_load(&peer->endpoint, &before);
-	bool moved = wgf_endpoint_roam(&peer->endpoint, from) && before.family;
+	bool moved = wgf_endpoint_roam(&peer->endpoint, from);
 	atomic_fetch_add_explicit(&peer->received_bytes, message_len, memory_order_relaxed);
 	wgf_timers_authenticated_received(device, peer, now);
 	pthread_mutex_unlock(&device->config);

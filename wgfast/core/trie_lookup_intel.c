@@ -1,7 +1,7 @@
 /* Lookups of IPv4 for Intel's processors from Sapphire Rapids on. They look so far ahead in a program that most of a batch is
  * on its way together without being asked for, so what counts is that it has few instructions: fetching nodes beforehand,
- * as trie_lookup_avx512.c does, takes a tenth more time. Entries and answers are gathered,
- * which is quick here and nowhere else: slow on AMD's, and on older ones of Intel's since it was made safe (Downfall). */
+ * as trie_lookup_avx512.c does, takes a tenth more time. Entries and answers are gathered, which is quick here and nowhere
+ * else: slow on AMD's, and on older ones of Intel's since it was made safe (Downfall). */
 #include "trie.h"
 
 #if defined(__x86_64__)
